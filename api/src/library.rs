@@ -281,6 +281,7 @@ impl Library {
         unsafe { (self.settle)() };
     }
 
+    #[inline]
     pub fn reserve(&self, fd: c_int, n: usize, flags: c_int) -> io::Result<Spans> {
         let mut spans = Spans::none();
         // SAFETY: a local variable.
@@ -288,11 +289,13 @@ impl Library {
         Ok(spans)
     }
 
+    #[inline]
     pub fn commit(&self, fd: c_int, spans: &mut Spans, n: usize, flags: c_int) -> io::Result<usize> {
         // SAFETY: spans as the library has left them.
         result(unsafe { (self.commit)(fd, spans, n, flags) })
     }
 
+    #[inline]
     pub fn look(&self, fd: c_int, min: usize, flags: c_int) -> io::Result<Spans> {
         let mut spans = Spans::none();
         // SAFETY: a local variable.
@@ -300,6 +303,7 @@ impl Library {
         Ok(spans)
     }
 
+    #[inline]
     pub fn release(&self, fd: c_int, spans: &mut Spans, n: usize) -> io::Result<()> {
         // SAFETY: spans as the library has left them.
         let r = unsafe { (self.release)(fd, spans, n) };

@@ -33,6 +33,12 @@ pub fn turn(ep: Ep, fd: i32, direction: Direction, wait: impl FnOnce() -> Wait) 
     elsewhere(ep, fd, direction, word, wait())
 }
 
+/// Whether the process that used a direction last is this one.
+#[inline(always)]
+pub fn is_ours(ep: Ep, direction: Direction) -> bool {
+    owner::member(direction.token(ep).load(Relaxed)) == members::myself()
+}
+
 /// A direction of a connection.
 #[derive(Clone, Copy)]
 pub enum Direction {

@@ -140,8 +140,15 @@ impl Spans {
         }
     }
 
-    fn on_ring(kind: u32, whose: Whose, span: [iovec; 2], len: usize, number: u64, at: RingPos) -> Spans {
-        Spans { span, len, kind, number, at: at.number(), ..Spans::none() }.of(Some(whose))
+    /// Becomes that; field by field, since to copy what was just made of smaller parts costs more than all of this.
+    #[inline(always)]
+    fn on_ring(&mut self, kind: u32, whose: Whose, span: &[iovec; 2], len: usize, number: u64, at: RingPos) {
+        for (to, from) in self.span.iter_mut().zip(span) {
+            (to.iov_base, to.iov_len) = (from.iov_base, from.iov_len);
+        }
+        (self.len, self.kind, self.number, self.at) = (len, kind, number, at.number());
+        (self.record, self.life, self.is_known) = (whose.ep.index(), whose.life, 1);
+        (self.member, self.own) = (members::myself(), core::ptr::null_mut());
     }
 
     /// Notes the connection.
@@ -174,11 +181,10 @@ impl Spans {
     }
 
     /// Notes the chunk that it is a view of.
-    fn of_chunk(self, lent: Option<Lent>) -> Spans {
-        let Some(Lent { edge, name, .. }) = lent else { return self };
+    fn of_chunk(&mut self, Lent { edge, name, .. }: &Lent) {
         let word = u64::from(name.loan.generation) << 32 | u64::from(name.loan.hop) << 24 | u64::from(name.index);
-        let own = core::ptr::without_provenance_mut(word as usize);
-        Spans { is_known: 1 | ((edge + 1) << 1), own, ..self }
+        self.own = core::ptr::without_provenance_mut(word as usize);
+        self.is_known = 1 | ((edge + 1) << 1);
     }
 
     /// The chunk that it is a view of.
@@ -231,24 +237,37 @@ fn fails(e: c_int) -> isize {
 /// # Safety
 /// A cancellation point.
 pub unsafe fn reserve<C: Copying>(fd: c_int, want: usize, flags: c_int, room: &mut Spans) -> isize {
+    if want != 0
+        && flags & !(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) == 0
+        && let Some(ep) = fds::carried(fd)
+    {
+        let whose = Whose::now(ep);
+        let done = |whose, r: &crate::tx::Room| room.on_ring(ROOM, whose, &r.span, r.len, r.number, RingPos::START);
+        // SAFETY: the caller's obligation.
+        match unsafe { ring::reserve(ep, fd, want, flags, done) } {
+            Came::Done(n) => return n as isize,
+            Came::Failed => {
+                *room = Spans::none();
+                return -1;
+            }
+            Came::Elsewhere => return own_room::<C>(want, Some(whose), room),
+        }
+    }
     *room = Spans::none();
     if want == 0 || flags & !(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) != 0 {
         return fails(libc::EINVAL);
     }
     let whose = ring::whose(fd);
-    if let Some(ep) = fds::carried(fd) {
-        // SAFETY: the caller's obligation.
-        match unsafe { ring::reserve(ep, fd, want, flags) } {
-            Came::Done((whose, r)) => {
-                *room = Spans::on_ring(ROOM, whose, r.span, r.len, r.number, RingPos::START);
-                return r.len as isize;
-            }
-            Came::Failed => return -1,
-            Came::Elsewhere => {}
-        }
-    } else if !C::is_stream(fd) {
+    if !C::is_stream(fd) {
         return -1;
     }
+    own_room::<C>(want, whose, room)
+}
+
+/// Room in memory of its own.
+#[cold]
+fn own_room<C: Copying>(want: usize, whose: Option<Whose>, room: &mut Spans) -> isize {
+    *room = Spans::none();
     let n = want.min(OWN);
     let at = C::allocate(n);
     if at.is_null() {
@@ -319,7 +338,7 @@ pub unsafe fn commit<C: Copying>(fd: c_int, room: &mut Spans, n: usize, flags: c
 /// # Safety
 /// A cancellation point.
 pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut Spans) -> isize {
-    *view = Spans::none();
+    view.kind = NONE;
     if flags & !libc::MSG_DONTWAIT != 0 {
         return fails(libc::EINVAL);
     }
@@ -335,11 +354,16 @@ pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut S
         let carried = fds::carried(fd);
         if let Some(ep) = carried {
             // SAFETY: the caller's obligation.
-            match unsafe { ring::look(ep, fd, found.unwrap_or(min), flags & libc::MSG_DONTWAIT != 0) } {
-                Came::Done((whose, v)) => {
-                    *view = Spans::on_ring(VIEW, whose, v.span, v.len, v.number, v.at).of_chunk(v.lent);
-                    return v.len as isize;
-                }
+            let came = unsafe {
+                ring::look(ep, fd, found.unwrap_or(min), flags & libc::MSG_DONTWAIT != 0, |whose, v| {
+                    view.on_ring(VIEW, whose, &v.span, v.len, v.number, v.at);
+                    if let Some(lent) = &v.lent {
+                        view.of_chunk(lent);
+                    }
+                })
+            };
+            match came {
+                Came::Done(n) => return n as isize,
                 Came::Failed => return -1,
                 Came::Elsewhere => {}
             }

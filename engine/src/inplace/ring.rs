@@ -34,6 +34,11 @@ impl Whose {
         Whose { ep: Ep::from_index(record), life }
     }
 
+    /// What `ep` is now.
+    pub fn now(ep: Ep) -> Whose {
+        Whose { ep, life: ep.life() }
+    }
+
     /// Whether that is `ep` as it is now.
     pub fn is(self, ep: Ep) -> bool {
         ep == self.ep && ep.life() == self.life
@@ -112,25 +117,32 @@ fn outcome<T>(reserved: Reserved<T>) -> Outcome<T> {
     }
 }
 
-/// Reserves room for up to `want` bytes on `ep`'s ring, at least one; waits for it as a send would.
+/// Reserves room for up to `want` bytes on `ep`'s ring, at least one; waits for it as a send would. `done` gets it. How many bytes.
 ///
 /// # Safety
 /// A cancellation point: no lock is held.
-pub unsafe fn reserve(ep: Ep, fd: c_int, want: usize, flags: c_int) -> Came<(Whose, Room)> {
+#[inline(always)]
+pub unsafe fn reserve(ep: Ep, fd: c_int, want: usize, flags: c_int, done: impl FnMut(Whose, &Room)) -> Came<usize> {
     let since = signals::runs();
+    let done = RefCell::new(done);
     let call = |ep: Ep, chan: &'static Chan| {
         conn::make_ready(ep, chan);
         if let Err(outcome) = takes(ep, fd, flags, since) {
             return outcome;
         }
         let life = ep.life();
-        let mut asleep = false;
+        let (mut room, mut asleep) = (Room::none(), false);
         // SAFETY: no lock is held.
-        let reserved = unsafe { tx::reserve(ep, chan, fd, want, flags, since, &mut asleep) };
+        let reserved = unsafe { tx::reserve(ep, chan, fd, want, flags, since, &mut asleep, &mut room) };
         if asleep {
             closing::awake(ep);
         }
-        Some(outcome(reserved)?.map(|room| room.map(|room| (Whose { ep, life }, room))))
+        Some(outcome(reserved)?.map(|reserved| {
+            reserved.map(|()| {
+                done.borrow_mut()(Whose { ep, life }, &room);
+                room.len
+            })
+        }))
     };
     // SAFETY: the caller's obligation.
     unsafe { on_ring(ep, fd, call) }
@@ -214,20 +226,27 @@ pub fn give_back(whose: Whose, number: u64) {
     tx::give_back(whose.ep, whose.life, number);
 }
 
-/// What lies on `ep`'s ring and was not read, if that is `min` bytes at least, and comes next. Never waits. `polls`: nor does the caller, so that
-/// it may be told at once that there is nothing.
+/// What lies on `ep`'s ring and was not read, if that is `min` bytes at least, and comes next: `seen` gets it. How many bytes. Never waits.
+/// `polls`: nor does the caller, so that it may be told at once that there is nothing.
 ///
 /// # Safety
 /// A cancellation point: no lock is held.
-pub unsafe fn look(ep: Ep, fd: c_int, min: usize, polls: bool) -> Came<(Whose, View)> {
-    const ELSEWHERE: Outcome<(Whose, View)> = Some(Ok(None));
+#[inline(always)]
+pub unsafe fn look(ep: Ep, fd: c_int, min: usize, polls: bool, seen: impl FnMut(Whose, &View)) -> Came<usize> {
+    const ELSEWHERE: Outcome<usize> = Some(Ok(None));
+    const NOTHING: Outcome<usize> = Some(Err(-libc::EAGAIN as isize));
     let since = signals::runs();
+    let seen = RefCell::new(seen);
     let call = |ep: Ep, chan: &'static Chan| {
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
         offers::settle(chan);
         if ep.rx_phase.get() != RxPhase::Ring || !conn::make_ready(ep, chan) {
             return ELSEWHERE;
+        }
+        // Who polls is here over and over: without the direction, if that is not to be taken from somebody first.
+        if polls && turns::is_ours(ep, Direction::Incoming) && is_idle(ep, chan, fd) {
+            return NOTHING;
         }
         let wait = || Wait { never: true, option: libc::SO_RCVTIMEO, since };
         match turns::turn(ep, fd, Direction::Incoming, wait) {
@@ -237,10 +256,12 @@ pub unsafe fn look(ep: Ep, fd: c_int, min: usize, polls: bool) -> Came<(Whose, V
             Turn::Failed(_) => return ELSEWHERE,
         }
         let life = ep.life();
-        match rx::view(ep, chan, fd, life, min) {
-            None if polls && is_idle(ep, chan, fd) => Some(Err(-libc::EAGAIN as isize)),
-            view => Some(Ok(view.map(|view| (Whose { ep, life }, view)))),
+        let mut view = View::none();
+        if rx::view(ep, chan, fd, life, min, &mut view) {
+            seen.borrow_mut()(Whose { ep, life }, &view);
+            return Some(Ok(Some(view.len)));
         }
+        if polls && is_idle(ep, chan, fd) { NOTHING } else { ELSEWHERE }
     };
     // SAFETY: the caller's obligation.
     unsafe { on_ring(ep, fd, call) }

@@ -4,6 +4,7 @@ use super::common::follow;
 use crate::channel::Chan;
 use crate::conn::conn;
 use crate::endpoint::Ep;
+use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::driver::Conn;
 use shmring::family::Endpoint;
@@ -76,7 +77,14 @@ fn low_of(c: &Conn) -> u64 {
 pub fn is_quiet(ep: Ep, chan: &Chan) -> bool {
     let c = conn(ep, chan);
     let (ep, p) = (c.ep, c.peer());
-    c.published().tail.load(Acquire) == ep.rx_head.load(Relaxed).claim()
+    let head = ep.rx_head.load(Relaxed).claim();
+    // Room that a dead process has left is given back by a receive.
+    let kept_back = || match ep.rx_viewed.load(Relaxed) {
+        0 => c.consumed().head.load(Relaxed) != head,
+        viewer => viewer != members::myself(),
+    };
+    c.published().tail.load(Acquire) == head
+        && !kept_back()
         && ep.rx_phase.get() == RxPhase::Ring
         && ep.tx_phase.get() == switch::TxPhase::Ring
         && p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) == 0

@@ -333,6 +333,14 @@ impl<'a> In<'a> {
     #[inline(always)]
     fn copy_now(&mut self, at: RingPos, n: u64) -> Result<u64, Fault> {
         let Some(b) = &mut self.to else { return Err(Fault::Program) };
+        if self.flags & libc::MSG_TRUNC != 0
+            && let Some((_, room)) = b.piece(n as usize)
+            && room == n as usize
+        {
+            // Nothing is copied.
+            b.advance(room);
+            return Ok(n);
+        }
         if n <= SEGMENT as u64
             && self.flags & libc::MSG_TRUNC == 0
             && let Some(off) = self.chan.geometry().at_home(ring::base(self.c.published()), at, n)

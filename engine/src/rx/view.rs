@@ -25,6 +25,9 @@ use shmring::position::RingPos;
 use shmring::ring;
 use shmring::switch::RxPhase;
 
+/// A piece of nothing.
+const PIECE: iovec = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
+
 /// What the program looks at.
 #[derive(Clone, Copy)]
 pub struct View {
@@ -40,18 +43,20 @@ pub struct View {
     pub lent: Option<Lent>,
 }
 
-/// What lies on the ring next, at least `min` bytes. `None`: there is less, or it cannot be looked at where it lies.
-pub fn view(ep: Ep, chan: &Chan, fd: i32, life: u32, min: usize) -> Option<View> {
+/// What lies on the ring next, at least `min` bytes, as a `view`. False: there is less, or it cannot be looked at where it lies.
+#[inline(always)]
+pub fn view(ep: Ep, chan: &Chan, fd: i32, life: u32, min: usize, view: &mut View) -> bool {
     if common::is_common(ep, chan) {
-        return None;
+        return false;
     }
-    let mut receiving = Receiving::take(ep, chan, fd, life)?;
-    let view = if ep.local().refs.load(Relaxed) == 0 { None } else { look(ep, chan, &mut receiving, min) };
+    let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return false };
+    let seen = ep.local().refs.load(Relaxed) != 0 && look(ep, chan, &mut receiving, min, view).is_some();
     receiving.release();
-    view
+    seen
 }
 
-fn look(ep: Ep, chan: &Chan, receiving: &mut Receiving, min: usize) -> Option<View> {
+#[inline(always)]
+fn look(ep: Ep, chan: &Chan, receiving: &mut Receiving, min: usize, view: &mut View) -> Option<()> {
     let record = ep.record();
     let (slot, dir) = (record.slot.load(Relaxed) as usize, chan.role().rx());
     // All of the bulk is mapped before the program has an address in it: a mapping that grows later may move.
@@ -64,18 +69,30 @@ fn look(ep: Ep, chan: &Chan, receiving: &mut Receiving, min: usize) -> Option<Vi
     let at = record.rx_head.load(Relaxed);
     let n = match receiving.next(n, min.max(1) as u64) {
         Some(Next::Bytes(n)) => n,
-        Some(Next::Chunk(lent)) => return Some(seen(ep, View::of_chunk(lent, at))),
+        Some(Next::Chunk(lent)) => {
+            *view = View::of_chunk(lent, at);
+            view.number = begins(ep);
+            return Some(());
+        }
         None => {
             receiving.end_view();
             return None;
         }
     };
-    let (span, len) = pieces(chan, slot, at, n);
-    if len < min.max(1) {
+    let home = ring::base(&chan.slot(slot).producer[dir]);
+    if let Some(off) = chan.geometry().at_home(home, at, n) {
+        let p = chan.home(slot, dir).wrapping_add(off);
+        view.span[0] = iovec { iov_base: p.cast(), iov_len: n as usize };
+        view.len = n as usize;
+    } else {
+        (view.span, view.len) = pieces(chan, slot, at, n);
+    }
+    if view.len < min.max(1) {
         receiving.end_view();
         return None;
     }
-    Some(seen(ep, View { span, len, number: 0, at, lent: None }))
+    (view.at, view.number) = (at, begins(ep));
+    Some(())
 }
 
 /// Where the `n` bytes from `at` on are, and how many of them are in two pieces. Something is on the ring, all of which is mapped.
@@ -94,11 +111,6 @@ fn pieces(chan: &Chan, slot: usize, at: RingPos, n: u64) -> ([iovec; 2], usize) 
     (span, len)
 }
 
-/// Numbers a view.
-fn seen(ep: Ep, view: View) -> View {
-    View { number: begins(ep), ..view }
-}
-
 /// This process begins to look: which look at the connection it is.
 fn begins(ep: Ep) -> u64 {
     family::looks_at(ep);
@@ -109,8 +121,19 @@ fn begins(ep: Ep) -> u64 {
 }
 
 impl View {
+    /// Of nothing.
+    pub const fn none() -> View {
+        View { span: [PIECE; 2], len: 0, number: 0, at: RingPos::START, lent: None }
+    }
+
+    /// See [`view`].
+    #[cfg(test)]
+    pub fn of(ep: Ep, chan: &Chan, fd: i32, min: usize) -> Option<View> {
+        let mut seen = View::none();
+        view(ep, chan, fd, ep.life(), min, &mut seen).then_some(seen)
+    }
+
     fn of_chunk(lent: Lent, at: RingPos) -> View {
-        const PIECE: iovec = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
         let len = lent.name.len as usize;
         let piece = iovec { iov_base: lent.at.cast_mut().cast(), iov_len: len };
         View { span: [piece, PIECE], len, number: 0, at, lent: Some(lent) }

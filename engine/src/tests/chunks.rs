@@ -151,7 +151,7 @@ fn a_look_shows_no_less_than_it_was_asked_for() {
     let (pair, pool) = met(&world, 4);
     let filled = chunks::stretch::FILLED.load(Relaxed);
     assert!(pool.send(pair.a, 0, 5_000));
-    let ring = |min| crate::rx::view(pair.b.ep, pair.b.ep.chan().unwrap(), pair.b.fd, pair.b.ep.life(), min);
+    let ring = |min| crate::rx::View::of(pair.b.ep, pair.b.ep.chan().unwrap(), pair.b.fd, min);
     assert!(ring(8_000).is_none());
     assert_eq!(pair.a.send(b"head"), Ok(4));
     assert!(ring(5_005).is_none());

@@ -395,7 +395,7 @@ fn a_release_behind_the_last_close_leaves_the_bytes_to_the_others() {
     });
     assert_eq!(pair.a.send(&bytes(0, 3_000)), Ok(3_000));
     let (ep, chan, life) = (pair.b.ep, pair.b.ep.chan().unwrap(), pair.b.ep.life());
-    let view = rx::view(ep, chan, pair.b.fd, life, 1).unwrap();
+    let view = rx::View::of(ep, chan, pair.b.fd, 1).unwrap();
     pair.b.close();
     let late = rx::release(ep, chan, pair.b.fd, life, view.number, view.at, 1_000);
     assert!(matches!(late, rx::Released::Closed));
@@ -426,6 +426,23 @@ fn a_release_knows_what_other_images_have_read() {
     pair.close();
     crate::slots::close_if_empty(carries.connects);
     crate::slots::close_if_empty(carries.accepts);
+}
+
+/// The one that looks is killed when another holder has read all, and polls by looks that do not wait, while the sender has no room.
+#[test]
+fn who_polls_gives_the_room_back_of_a_look_whose_process_was_killed() {
+    let world = World::new();
+    let (pair, child) = super::forks::forked(&world, super::forks::NEIGHBOURS[0]);
+    while pair.a.send(&bytes(0, 4_000)).is_ok() {}
+    child.run(|| assert!(pair.b.look(1).unwrap().is_on_ring()));
+    while pair.b.recv(RING).is_ok() {}
+    let polled = || pair.b.look_with(1, MSG_DONTWAIT).map(|view| view.len);
+    assert_eq!((polled(), pair.a.send(b"x")), (Err(EAGAIN), Err(EAGAIN)));
+    child.kill();
+    assert_eq!(polled(), Err(EAGAIN));
+    assert_eq!((pair.a.send(b"x"), polled()), (Ok(1), Ok(1)));
+    assert_eq!(pair.b.recv(9), Ok(b"x".to_vec()));
+    pair.close();
 }
 
 /// The one that looks is killed when the other holders have read all, and sleep, and so does the sender.

@@ -19,7 +19,7 @@ use crate::{conn, lock, members};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::iovec;
 use shmring::layout::{self, HOME};
-use shmring::owner;
+use shmring::{owner, ring};
 
 /// Room that was reserved.
 #[derive(Clone, Copy)]
@@ -30,6 +30,14 @@ pub struct Room {
     pub len: usize,
     /// Which reservation of its connection it is.
     pub number: u64,
+}
+
+impl Room {
+    /// None.
+    pub const fn none() -> Room {
+        const PIECE: iovec = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
+        Room { span: [PIECE; 2], len: 0, number: 0 }
+    }
 }
 
 /// What came of a call about room.
@@ -77,7 +85,7 @@ impl Patience {
     }
 }
 
-/// Reserves room for up to `want` bytes, at least one; waits for it as a send would. `asleep` as for [`super::send`].
+/// Reserves `room` for up to `want` bytes, at least one; waits for it as a send would. `asleep` as for [`super::send`].
 ///
 /// # Safety
 /// A cancellation point; no lock held.
@@ -90,17 +98,14 @@ pub unsafe fn reserve(
     flags: i32,
     since: Runs,
     asleep: &mut bool,
-) -> Reserved<Room> {
+    room: &mut Room,
+) -> Reserved<()> {
     let mut sender = Sender::new(fd, flags & libc::MSG_DONTWAIT != 0, since, asleep);
     let life = ep.life();
     loop {
-        let mut room = None;
-        let a = with_turn(ep, chan, sender.fd, life, &Patience::new(), |sending| {
-            room = take_room(ep, chan, sending, want)?;
-            Ok(room.map_or(0, |room| room.len))
-        });
+        let a = with_turn(ep, chan, sender.fd, life, &Patience::new(), |sending| take_room(chan, sending, want, room));
         match a {
-            Attempt::Took(_) => return room.map_or(Reserved::Elsewhere, Reserved::Done),
+            Attempt::Took(_) => return Reserved::Done(()),
             Attempt::Full => {}
             Attempt::Native | Attempt::Reserved => return Reserved::Elsewhere,
             Attempt::Taken => return Reserved::Again,
@@ -114,39 +119,57 @@ pub unsafe fn reserve(
     }
 }
 
-/// `None`: the ring is full.
-fn take_room(ep: Ep, chan: &Chan, sending: &mut Sending, want: usize) -> Result<Option<Room>, Unsent> {
-    let record = ep.record();
+/// How much; 0: the ring is full.
+#[inline(always)]
+fn take_room(chan: &Chan, sending: &mut Sending, want: usize, room: &mut Room) -> Result<usize, Unsent> {
+    let c = sending.conn();
+    let record = c.ep;
     if sending.is_reserved() {
         return Err(Unsent::Elsewhere);
     }
-    let (slot, dir) = (record.slot.load(Relaxed) as usize, chan.role().tx());
-    let (base, room) = sending.room(want as u64)?;
-    if room == 0 {
-        return Ok(None);
+    let (slot, dir) = (record.slot.load(Relaxed) as usize, c.role.tx());
+    let (base, n) = sending.room(want as u64)?;
+    if n == 0 {
+        return Ok(0);
     }
     let tail = record.tx_tail.load(Relaxed);
-    let room = fitting(ep, chan, tail.since(base), room)?;
+    let n = fitting(sending.ep(), chan, tail.since(base), n)?;
     // All of the bulk is mapped before the program has an address in it: a mapping that grows later may move.
     let all = layout::bulk_len(chan.ring());
     // Not under a system-call filter, which may end the process for a mapping.
     if members::is_filtered() || all > 0 && chan.at(slot, dir, HOME, all).is_none() {
         return Err(Unsent::Elsewhere);
     }
-    let mut span = [iovec { iov_base: core::ptr::null_mut(), iov_len: 0 }; 2];
-    let (mut n, mut len) = (0, 0);
-    for (off, piece) in chan.geometry().spans(base, tail, room) {
-        if piece == 0 || n == span.len() {
-            continue;
-        }
-        let at = chan.at(slot, dir, off, piece).ok_or(Unsent::Elsewhere)?;
-        span[n] = iovec { iov_base: at.cast(), iov_len: piece };
-        (n, len) = (n + 1, len + piece);
+    let geo = chan.geometry();
+    if let Some(off) = geo.at_home(base, tail, n) {
+        let at = chan.home(slot, dir).wrapping_add(off);
+        room.span[0] = iovec { iov_base: at.cast(), iov_len: n as usize };
+        room.span[1] = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
+        room.len = n as usize;
+    } else {
+        pieces(chan, (slot, dir), geo.spans(base, tail, n), room)?;
     }
     let number = record.tx_reservation.load(Relaxed).wrapping_add(1);
     record.tx_reservation.store(number, Relaxed);
     sending.reserve();
-    Ok(Some(Room { span, len, number }))
+    room.number = number;
+    Ok(room.len)
+}
+
+/// Two of the pieces of a ring at most, in one slot and direction.
+#[inline(never)]
+fn pieces(chan: &Chan, (slot, dir): (usize, usize), spans: [ring::Span; 3], room: &mut Room) -> Result<(), Unsent> {
+    *room = Room::none();
+    let mut n = 0;
+    for (off, piece) in spans {
+        if piece == 0 || n == room.span.len() {
+            continue;
+        }
+        let at = chan.at(slot, dir, off, piece).ok_or(Unsent::Elsewhere)?;
+        room.span[n] = iovec { iov_base: at.cast(), iov_len: piece };
+        (n, room.len) = (n + 1, room.len + piece);
+    }
+    Ok(())
 }
 
 /// Sends the first `n` bytes of reservation `number` of the connection as it was in that `life`, and gives back the rest; `n` is not

@@ -351,6 +351,12 @@ impl<'a> Sending<'a> {
         self.port.lost = true;
     }
 
+    /// Its handle.
+    #[inline(always)]
+    pub fn ep(&self) -> Ep {
+        self.port.ep
+    }
+
     /// The connection.
     #[inline(always)]
     pub fn conn(&self) -> Conn<'a> {
@@ -394,6 +400,7 @@ impl<'a> Sending<'a> {
     }
 
     /// Room for up to `want` bytes, which the program fills: the position at home, and how many. 0: the ring is full.
+    #[inline(always)]
     pub fn room(&mut self, want: u64) -> Result<(RingPos, u64), Unsent> {
         let c = self.port.c;
         match driver::room(&mut self.port, &c, want) {
@@ -420,12 +427,14 @@ impl<'a> Sending<'a> {
     }
 
     /// The room that was found is this thread's, and its program fills it.
+    #[inline(always)]
     pub fn reserve(&mut self) {
         let c = self.port.c;
         self.port.taken |= driver::reserve(&mut self.port, &c, lock::myself()).is_err();
     }
 
     /// The first `n` bytes that the program has laid into its room are the receiver's, and the rest is nobody's.
+    #[inline(always)]
     pub fn commit(&mut self, n: u64) -> Result<usize, Unsent> {
         let c = self.port.c;
         // Whoever sees these bytes must know what was done before them.

@@ -12,7 +12,7 @@ use engine::inplace::chunk::{self, Chunk};
 use engine::inplace::keep::{self, Kept};
 use engine::inplace::{self, COUNTS, Copying, Spans};
 use engine::{fds, io};
-use host::real;
+use host::{real, usercopy};
 use libc::{iovec, size_t, ssize_t};
 
 /// The calls that do it by a copy.
@@ -66,38 +66,30 @@ impl Copying for Calls {
     }
 }
 
-/// Runs a call on the program's description of what it holds, which is read and written as a whole.
+/// Runs a call on the program's description of what it holds, which is there, and can be written: what was found out before says so, if a
+/// pointer is bad. The call works on it where it is. A copy would cost more than the rest of a call: it reads what was written a moment ago by
+/// stores of other sizes, for which a processor waits until they, and all stores before them, have left it: also those to lines of memory
+/// that the peer has.
 ///
 /// # Safety
-/// As for `peek` and `poke`; any bits are a `T`.
-unsafe fn with<T: Copy>(spans: *mut T, f: impl FnOnce(&mut T) -> isize) -> ssize_t {
+/// Any bits are a `T`; `p` is what the program passed in, which no other thread uses.
+unsafe fn with<T: Copy>(p: *mut T, f: impl FnOnce(&mut T) -> isize) -> ssize_t {
     // A copy may fault in the calls that follow.
     super::arm();
-    // SAFETY: the program's own variable, or a fault.
-    let Ok(mut copy) = (unsafe { super::peek(spans) }) else { return real::ret(-libc::EFAULT as isize) };
-    let r = f(&mut copy);
-    let errno = real::errno();
-    // SAFETY: as above. One that could be read, and cannot be written, is the program's fault.
-    if unsafe { super::poke(spans, copy) }.is_err() {
+    if super::bad(p) || !p.is_aligned() {
         return real::ret(-libc::EFAULT as isize);
     }
-    real::set_errno(errno);
-    r
-}
-
-/// The same for a call after which something is the program's that is said there alone: that it can be written is found out before.
-///
-/// # Safety
-/// As above.
-unsafe fn with_new<T: Copy>(p: *mut T, f: impl FnOnce(&mut T) -> isize) -> ssize_t {
-    super::arm();
-    // SAFETY: as above.
-    let written = unsafe { super::peek(p).and_then(|copy| super::poke(p, copy)) };
-    match written {
-        // SAFETY: as above.
-        Ok(()) => unsafe { with(p, f) },
-        Err(_) => real::ret(-libc::EFAULT as isize),
+    // It is no longer than a page, so its ends are where it could fault.
+    let (first, last) = (p.cast::<u64>(), p.cast::<u64>().wrapping_add(size_of::<T>() / size_of::<u64>() - 1));
+    for word in [first, last] {
+        // SAFETY: the program's own variable, or a fault; what is written is what was there.
+        let probed = unsafe { usercopy::load(word).and_then(|w| usercopy::store(word, &w)) };
+        if probed.is_err() {
+            return real::ret(-libc::EFAULT as isize);
+        }
     }
+    // SAFETY: readable, writable and this call's alone, as far as the program keeps to what the header says.
+    f(unsafe { &mut *p })
 }
 
 /// Makes a call with which a thread that were cancelled would lose what is half the program's.
@@ -156,7 +148,7 @@ pub unsafe extern "C" fn culvert_1_pool_end(pool: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn culvert_1_chunk_take(pool: c_int, flags: c_int, chunk: *mut Chunk) -> c_int {
     // SAFETY: the program's variable; no lock is held.
-    unsafe { with_new(chunk, |chunk| chunk::take(pool, flags, chunk)) as c_int }
+    unsafe { with(chunk, |chunk| chunk::take(pool, flags, chunk)) as c_int }
 }
 
 /// `culvert_chunk_send`.
@@ -170,7 +162,7 @@ pub unsafe extern "C-unwind" fn culvert_1_chunk_send(fd: c_int, chunk: *mut Chun
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn culvert_1_chunk_keep(fd: c_int, view: *mut Spans, chunk: *mut Chunk) -> ssize_t {
     // SAFETY: the program's variables, the view as the library has left it; no lock is held.
-    uncancelled(|| unsafe { with_new(view, |view| with_new(chunk, |chunk| chunk::keep::<Calls>(fd, view, chunk))) })
+    uncancelled(|| unsafe { with(view, |view| with(chunk, |chunk| chunk::keep::<Calls>(fd, view, chunk))) })
 }
 
 /// `culvert_chunk_drop`.

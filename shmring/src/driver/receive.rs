@@ -275,20 +275,28 @@ pub(super) fn serve_wish<P: Port>(
     Ok(())
 }
 
+/// Of an empty ring at which nobody looks: a holder of this end was killed after it had stored the new head in the family's memory, and before
+/// it stored it where the sender sees it, or before it woke the sender that waits for room; or while it looked.
+pub(super) fn heal<P: Incoming>(p: &mut P, c: &Conn, head: RingPos) -> Result<(), P::Stop> {
+    if p.lacks(Guard::Heal) {
+        return Ok(());
+    }
+    if p.own(&c.consumed().head) != head.claim() {
+        p.atom(|| ring::consume(c.consumed(), head))?;
+    }
+    if p.own(&c.peer().want_space) != 0 {
+        let limit = p.limit();
+        serve_wish(p, c, head, limit, P::notify)?;
+    }
+    Ok(())
+}
+
 /// The ring is empty, and has not ended.
 #[inline(never)]
 fn empty<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<P> {
     if !place.seen_end {
-        // A holder of this end was killed after it had stored the new head in the family's memory, and before it stored it where
-        // the sender sees it, or before it woke the sender that waits for room.
-        if !p.lacks(Guard::Heal) && !p.peeks() && !is_viewed(p, c)? {
-            if p.own(&c.consumed().head) != place.head.claim() {
-                p.atom(|| ring::consume(c.consumed(), place.head))?;
-            }
-            if p.own(&c.peer().want_space) != 0 {
-                let limit = p.limit();
-                serve_wish(p, c, place.head, limit, P::notify)?;
-            }
+        if !p.peeks() && !is_viewed(p, c)? {
+            heal(p, c, place.head)?;
         }
         if !p.shows()? {
             return Ok(Brought::Nothing);

@@ -7,7 +7,7 @@
 //! others may have read some of them, there or here. What has not come over the lifeline is dropped when it comes ([`skip`]), as an echo
 //! is, so nobody waits for it.
 
-use super::receive::{Incoming, Skipped, end, is_viewed, serve_wish, skip, turned_away};
+use super::receive::{Incoming, Skipped, end, heal, is_viewed, serve_wish, skip, turned_away};
 use super::{Access, Conn, Guard, Port};
 use crate::position::{RingPos, StreamPos};
 use crate::ring;
@@ -28,6 +28,8 @@ pub fn view<P: Incoming>(p: &mut P, c: &Conn, viewer: u64) -> Result<Option<u64>
             p.say(&c.ep.rx_viewed, viewer)?;
             Ok(Some(n))
         }
+        // Who polls by looks makes no other call.
+        RxStep::Empty => heal(p, c, head).map(|()| None),
         _ => Ok(None),
     }
 }
