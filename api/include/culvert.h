@@ -92,8 +92,10 @@
 #ifndef CULVERT_H
 #define CULVERT_H
 
+#include <netinet/in.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 #include <sys/uio.h>
@@ -314,6 +316,45 @@ int culvert_counts(struct culvert_counts *counts, size_t size) CULVERT_NAME("cou
  * (the sender has not set TCP_NODELAY); 8, the last bytes were sent with MSG_MORE.
  */
 unsigned culvert_path(int fd) CULVERT_NAME("path");
+
+/*
+ * For a middlebox: the address that the client of an accepted TCP connection has asked for, where the connection was brought to it: by
+ * `culvert steer` ([[redirect]], where the middlebox's control group is named), by netfilter's REDIRECT or DNAT, or by TPROXY or an sk_lookup program, which
+ * leave the address as it is. Where nobody has brought it, that is the socket's own address: a middlebox that connects to what it is told must
+ * not do so then. An IPv4 address is a sockaddr_in, also of an IPv6 socket; any other family's is what getsockname says. Never waits. Returns 0, or -1 as
+ * getsockname does. It takes this header alone, no library. May be called in a signal handler.
+ */
+static inline int culvert_asked(int fd, struct sockaddr_storage *address)
+{
+    enum { CULVERT_ORIGINAL_DST = 80 }; /* SO_ORIGINAL_DST of linux/netfilter_ipv4.h, and of IPv6 */
+    socklen_t len = sizeof *address;
+    struct sockaddr_storage told;
+    struct sockaddr_in6 six;
+    struct sockaddr_in four;
+
+    if (getsockname(fd, (struct sockaddr *)address, &len) < 0)
+        return -1;
+    if (address->ss_family == AF_INET6) {
+        memcpy(&six, address, sizeof six);
+        if (IN6_IS_ADDR_V4MAPPED(&six.sin6_addr)) {
+            memset(&four, 0, sizeof four);
+            four.sin_family = AF_INET;
+            four.sin_port = six.sin6_port;
+            memcpy(&four.sin_addr, &six.sin6_addr.s6_addr[12], 4);
+            memset(address, 0, sizeof *address);
+            memcpy(address, &four, sizeof four);
+        }
+    }
+    len = sizeof told;
+    if (address->ss_family == AF_INET || address->ss_family == AF_INET6) {
+        int level = address->ss_family == AF_INET ? IPPROTO_IP : IPPROTO_IPV6;
+
+        memset(&told, 0, sizeof told);
+        if (getsockopt(fd, level, CULVERT_ORIGINAL_DST, &told, &len) == 0)
+            memcpy(address, &told, sizeof told);
+    }
+    return 0;
+}
 
 #ifdef __cplusplus
 }

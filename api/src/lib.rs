@@ -67,11 +67,13 @@
 //! has none; the connections that were there at a fork carry chunks by copies from then on.
 #![deny(unsafe_op_in_unsafe_fn)]
 
+mod asked;
 mod chunk;
 mod keep;
 mod library;
 mod plain;
 
+pub use asked::asked;
 pub use chunk::{Chunk, Pool};
 pub use culvert_spans::{Spans, SpansMut};
 pub use keep::{Keeper, Kept};

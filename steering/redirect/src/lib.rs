@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod group;
+pub mod relay;
 mod rules;
 mod set;
 mod sys;

@@ -1,7 +1,9 @@
 //! `culvert-redirect`: the eBPF programs of control groups whose connections go to a middlebox, and their rules. `culvert steer` uses it.
 
 use clap::{Parser, Subcommand};
+use culvert_redirect::relay::{Onward, serve};
 use culvert_redirect::{Presence, Set};
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use steering::{Group, diversions_text, parse_diversions};
 
@@ -49,6 +51,18 @@ enum Action {
         /// The rules
         #[arg(trailing_var_arg = true)]
         rules: Vec<String>,
+    },
+    /// Be a middlebox that only passes on, each connection to where its client wanted to go. By `culvert run` it is a program under culvert towards the other side
+    Relay {
+        /// Where it listens, as 127.0.0.1:15001; may be given twice
+        #[arg(long, required = true)]
+        listen: Vec<SocketAddr>,
+        /// A proxy to which all go instead
+        #[arg(long)]
+        to: Option<SocketAddr>,
+        /// Tell it the client's address and the one that it has asked for, by the PROXY protocol, version 2
+        #[arg(long, requires = "to")]
+        proxy_protocol: bool,
     },
 }
 
@@ -103,5 +117,19 @@ fn run(action: &Action) -> Result<(), String> {
             let none = || format!("{clients} has no redirects: culvert-redirect attach {clients}");
             Set::of(clients)?.ok_or_else(none)?.change(&rules)
         }
+        Action::Relay { listen, to, proxy_protocol } => relay(listen, Onward { to: *to, proxy: *proxy_protocol }),
     }
+}
+
+/// Ends when a listener fails.
+fn relay(listen: &[SocketAddr], onward: Onward) -> Result<(), String> {
+    let bind = |at: &SocketAddr| TcpListener::bind(at).map_err(|e| format!("{at}: {e}"));
+    let listeners: Vec<TcpListener> = listen.iter().map(bind).collect::<Result<_, _>>()?;
+    println!("listening");
+    let (tell, ended) = std::sync::mpsc::channel();
+    for (listener, at) in listeners.into_iter().zip(listen.to_vec()) {
+        let tell = tell.clone();
+        std::thread::spawn(move || tell.send(format!("{at}: {}", serve(&listener, onward))));
+    }
+    Err(ended.recv().unwrap_or_default())
 }

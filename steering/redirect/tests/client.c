@@ -3,6 +3,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,7 +24,7 @@ int main(int argc, char **argv)
 	socklen_t len = sizeof(peer);
 	char text[INET6_ADDRSTRLEN], *data = malloc(size), *back = malloc(size + 256);
 	int fd = socket(is_six ? AF_INET6 : AF_INET, SOCK_STREAM, 0), ok;
-	ssize_t n;
+	ssize_t n = 0;
 
 	if (fd < 0 || !data || !back || argc < 4)
 		return 2;
@@ -43,11 +44,16 @@ int main(int argc, char **argv)
 		printf("peer [%s]:%d\n", inet_ntop(AF_INET6, &peer.six.sin6_addr, text, sizeof(text)), ntohs(peer.six.sin6_port));
 	else
 		printf("peer %s:%d\n", inet_ntop(AF_INET, &peer.four.sin_addr, text, sizeof(text)), ntohs(peer.four.sin_port));
+	signal(SIGPIPE, SIG_IGN);
 	while (at < size && (n = write(fd, data + at, size - at)) > 0)
 		at += (size_t)n;
 	shutdown(fd, SHUT_WR);
 	for (at = 0; at < size + 256 && (n = read(fd, back + at, size + 256 - at)) > 0;)
 		at += (size_t)n;
+	if (n < 0) {
+		printf("read: %s\n", strerror(errno));
+		return 1;
+	}
 	while (line < at && back[line] != '\n')
 		line++;
 	printf("%.*s\n", (int)line, back);

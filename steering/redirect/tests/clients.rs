@@ -3,7 +3,7 @@
 mod host;
 
 use culvert_redirect::Set;
-use host::{BOX, Host, SERVER4, SERVER6, Server, is_root, middlebox, original, server};
+use host::{BOX, Host, Middlebox, SERVER4, SERVER6, Server, compiled, is_root, middlebox, original, server};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -22,17 +22,9 @@ fn beside() {
     let _ = std::os::unix::fs::symlink(binary, &link);
 }
 
-/// A static program of musl, for which no library can be loaded.
 fn static_client() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
-    PATH.get_or_init(|| {
-        let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("client");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/client.c");
-        let built =
-            Command::new("musl-gcc").args(["-static", "-O1", "-Wall", "-Werror", "-o"]).arg(&out).arg(source).status();
-        assert!(built.expect("musl-gcc (apt-get install musl-tools)").success());
-        out.to_str().expect("a path").to_owned()
-    })
+    PATH.get_or_init(|| compiled("client.c").to_str().expect("a path").to_owned())
 }
 
 /// A journal of its own, and plans.
@@ -175,6 +167,56 @@ fn a_dead_middlebox_is_passed_by_or_not() {
     }
     steer.undo();
     assert_eq!((asks(SERVER4), asks(SERVER6)), (direct4.into(), direct6.into()));
+}
+
+/// The relay is a middlebox for static programs: what they send comes to the server, byte for byte, and what it answers to them. A server that
+/// refuses is a reset, and not the end of a stream. A proxy hears of both addresses by the PROXY protocol.
+#[test]
+fn the_relay_passes_on() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    let mut steer = Steer::new();
+    let _server = server();
+    let client = static_client();
+    steer.apply(&wanted(&host, &rule("dead = 'closed'")));
+    let (box4, box6) = (format!("127.0.0.1:{BOX}"), format!("[::1]:{BOX}"));
+    let relay = env!("CARGO_BIN_EXE_culvert-redirect");
+    let alive = Middlebox::new(&[relay, "relay", "--listen", &box4, "--listen", &box6]);
+    for (address, name) in [(SERVER4, "10.66.0.9:80"), (SERVER6, "[fd66::9]:80")] {
+        assert_eq!(host.says(&[client, address, "80", "5000000"]), format!("peer {name}\nserver"));
+    }
+    let refused = host.says(&[client, SERVER4, "81", "10"]);
+    // It may hear of it before it asks for its peer's name.
+    assert!(refused == "peer 10.66.0.9:81\nread: Connection reset by peer" || refused.is_empty(), "{refused}");
+    // Who asks for the relay itself is not passed on to it.
+    let itself = host.says(&[client, "127.0.0.1", &BOX.to_string(), "10"]);
+    assert!(itself.ends_with("read: Connection reset by peer") || itself.is_empty(), "{itself}");
+    drop(alive);
+    assert_eq!(host.says(&[client, SERVER4, "80", "10"]), "connect: Connection refused");
+    // HAProxy, which knows nothing of redirects.
+    let file = steer.directory.with_extension("cfg");
+    let text = "defaults\n mode http\n timeout connect 9s\n timeout client 9s\n timeout server 9s\nfrontend f\n bind 127.0.0.1:15009 accept-proxy\n \
+        http-request return status 200 content-type text/plain lf-string \"%[src] asked %[dst] %[dst_port]\"\n";
+    std::fs::write(&file, text).expect("a file");
+    let _haproxy = Middlebox::listening(&["haproxy", "-q", "-db", "-f", file.to_str().expect("a path")], 15009);
+    let _relay = Middlebox::new(&[
+        relay,
+        "relay",
+        "--listen",
+        &box4,
+        "--listen",
+        &box6,
+        "--to",
+        "127.0.0.1:15009",
+        "--proxy-protocol",
+    ]);
+    let curl = |url: &str| host.says(&["curl", "-sS", "--noproxy", "*", url]);
+    assert_eq!(curl("http://10.66.0.9:8080/"), "127.0.0.1 asked 10.66.0.9 8080");
+    assert_eq!(curl("http://[fd66::9]:8080/"), "::1 asked fd66::9 8080");
+    steer.undo();
+    let _ = std::fs::remove_file(&file);
 }
 
 /// Puts a script in the place of the command, which kills it at its call `at` of bpf(2) if it does this; no call: writes them down.

@@ -187,10 +187,55 @@ impl Drop for Server {
     }
 }
 
+/// A middlebox's program, in the middlebox's group; killed when it is dropped.
+pub struct Middlebox(std::process::Child);
+
+impl Middlebox {
+    /// Returns when the program has printed a line.
+    pub fn new(words: &[&str]) -> Middlebox {
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = command.spawn().unwrap_or_else(|e| panic!("{words:?}: {e}"));
+        let mut line = String::new();
+        let out = child.stdout.take().expect("its output");
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("a line");
+        assert!(!line.is_empty(), "{words:?}");
+        Middlebox(child)
+    }
+}
+
+impl Middlebox {
+    /// Returns when the program listens on this port of IPv4.
+    pub fn listening(words: &[&str], port: u16) -> Middlebox {
+        let child = Command::new(words[0]).args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        let mut program = Middlebox(child.unwrap_or_else(|e| panic!("{words:?}: {e}")));
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(program.0.try_wait().expect("its state").is_none(), "{words:?} has ended");
+            thread::yield_now();
+        }
+        program
+    }
+}
+
+impl Drop for Middlebox {
+    fn drop(&mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("its end");
+    }
+}
+
 /// The middlebox: says where its client wanted to go, and who that is to it.
 pub fn middlebox() -> Server {
     Server::new(&[("127.0.0.1", BOX), ("::1", BOX)], |stream| {
+        // By netfilter's way, by the crate, and by culvert.h.
         let asked = original(stream).map_or("nothing".into(), |address| address.to_string());
+        let own = stream.local_addr().expect("an address").to_string();
+        let by_crate = culvert::asked(stream).expect("an address").to_string();
+        assert_eq!(by_crate, if asked == "nothing" { &own[..] } else { &asked });
+        let c = Command::new(compiled("asked.c"))
+            .stdin(std::os::fd::OwnedFd::from(stream.try_clone().expect("a copy")))
+            .output();
+        assert_eq!(String::from_utf8_lossy(&c.expect("a program").stdout), by_crate);
         format!("box asked {asked}")
     })
 }
@@ -198,4 +243,22 @@ pub fn middlebox() -> Server {
 /// The server that clients ask for.
 pub fn server() -> Server {
     Server::new(&[(SERVER4, 80), (SERVER6, 80)], |_| "server".into())
+}
+
+/// A static program of musl, for which no library can be loaded, from a file in this directory.
+pub fn compiled(name: &str) -> PathBuf {
+    static DONE: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut done = DONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let out = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(name.trim_end_matches(".c"));
+    if !done.iter().any(|other| other == name) {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let mut compiler = Command::new("musl-gcc");
+        compiler
+            .args(["-static", "-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-I"])
+            .arg(here.join("../../api/include"));
+        compiler.arg("-o").arg(&out).arg(here.join("tests").join(name));
+        assert!(compiler.status().expect("musl-gcc (apt-get install musl-tools)").success(), "{name}");
+        done.push(name.to_owned());
+    }
+    out
 }
