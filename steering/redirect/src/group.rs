@@ -50,6 +50,12 @@ impl Opened {
         Ok(all)
     }
 
+    /// Brings the calling process into it.
+    pub fn enter(&self) -> Result<(), String> {
+        let list = self.path.join("cgroup.procs");
+        fs::write(&list, "0").map_err(|e| format!("{}: {e}", list.display()))
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path

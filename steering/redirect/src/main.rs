@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use culvert_redirect::relay::{Onward, serve};
-use culvert_redirect::{Presence, Set};
+use culvert_redirect::{Opened, Presence, Set};
 use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use steering::{Group, diversions_text, parse_diversions};
@@ -51,6 +51,21 @@ enum Action {
         /// The rules
         #[arg(trailing_var_arg = true)]
         rules: Vec<String>,
+    },
+    /// Start a middlebox that has the programs: they go with the last of its processes, and no rule is left. It must not close descriptors that it does not know
+    #[command(after_help = "RULES as those of `set`, in one argument")]
+    Hold {
+        /// The clients' control group, as /proc/PID/cgroup shows it behind 0::
+        clients: Group,
+        /// The middlebox's, into which it is brought
+        #[arg(long)]
+        middlebox: Option<Group>,
+        /// The rules
+        #[arg(long)]
+        rules: String,
+        /// The middlebox and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<std::ffi::OsString>,
     },
     /// Be a middlebox that only passes on, each connection to where its client wanted to go. By `culvert run` it is a program under culvert towards the other side
     Relay {
@@ -117,6 +132,7 @@ fn run(action: &Action) -> Result<(), String> {
             let none = || format!("{clients} has no redirects: culvert-redirect attach {clients}");
             Set::of(clients)?.ok_or_else(none)?.change(&rules)
         }
+        Action::Hold { clients, middlebox, rules, command } => hold(clients, middlebox.as_ref(), rules, command),
         Action::Relay { listen, to, proxy_protocol } => relay(listen, Onward { to: *to, proxy: *proxy_protocol }),
     }
 }
@@ -132,4 +148,22 @@ fn relay(listen: &[SocketAddr], onward: Onward) -> Result<(), String> {
         std::thread::spawn(move || tell.send(format!("{at}: {}", serve(&listener, onward))));
     }
     Err(ended.recv().unwrap_or_default())
+}
+
+/// Returns only if it fails.
+fn hold(clients: &Group, middlebox: Option<&Group>, rules: &str, command: &[std::ffi::OsString]) -> Result<(), String> {
+    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+    use std::os::unix::process::CommandExt;
+    let rules = parse_diversions(rules)?;
+    let held = Set::hold(clients, middlebox)?;
+    Set::of(clients)?.ok_or("the programs are gone again")?.change(&rules)?;
+    if let Some(group) = middlebox {
+        Opened::new(group)?.ok_or_else(|| format!("there is no control group {group}"))?.enter()?;
+    }
+    for link in &held {
+        fcntl(link, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|e| format!("a program's descriptor: {e}"))?;
+    }
+    let (program, arguments) = command.split_first().ok_or("there is no command")?;
+    let why = std::process::Command::new(program).args(arguments).exec();
+    Err(format!("{}: {why}", program.display()))
 }

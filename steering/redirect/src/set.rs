@@ -14,7 +14,7 @@ use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType, OpenObject, Program};
 use std::collections::BTreeSet;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use steering::{Diversion, Group, MOST_DIVERSIONS};
 
 #[allow(unsafe_code, missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
@@ -167,8 +167,25 @@ impl Set {
         Ok(Some(Set { maps: maps.map_err(failed("its maps"))? }))
     }
 
-    /// Attaches the programs to a group, without rules, and to the middlebox's.
+    /// Attaches the programs to a group, without rules, and to the middlebox's, until they are detached or the groups end.
     pub fn attach(clients: &Group, middlebox: Option<&Group>) -> Result<(), String> {
+        Set::place(clients, middlebox, &mut sys::attach)
+    }
+
+    /// The same for as long as some process has these descriptors.
+    pub fn hold(clients: &Group, middlebox: Option<&Group>) -> Result<Vec<OwnedFd>, String> {
+        let mut held = Vec::new();
+        Set::place(clients, middlebox, &mut |program, group, kind| {
+            sys::hold(program, group, kind).map(|link| held.push(link))
+        })?;
+        Ok(held)
+    }
+
+    fn place(
+        clients: &Group,
+        middlebox: Option<&Group>,
+        attach: &mut dyn FnMut(BorrowedFd<'_>, BorrowedFd<'_>, Kind) -> io::Result<()>,
+    ) -> Result<(), String> {
         let missing = |group: &Group| format!("there is no control group {group}");
         let opened = Opened::new(clients)?.ok_or_else(|| missing(clients))?;
         let told = middlebox.map(|group| Opened::new(group)?.ok_or_else(|| missing(group))).transpose()?;
@@ -212,7 +229,7 @@ impl Set {
                 "tells" => programs.tells.as_fd(),
                 _ => programs.accepts.as_fd(),
             };
-            sys::attach(program, group.as_fd(), kind).map_err(|e| {
+            attach(program, group.as_fd(), kind).map_err(|e| {
                 let path = group.path().display();
                 match e.kind() {
                     io::ErrorKind::PermissionDenied => {
@@ -242,7 +259,12 @@ impl Set {
             found.retain(|own| sets.contains(&own.set) || !is_used(own.set));
             take_away(&group, &found)?;
         }
-        opened.map_or(Ok(()), |group| take_away(&group, &first))
+        let Some(group) = opened else { return Ok(()) };
+        take_away(&group, &first)?;
+        match own(&group, &OF_CLIENTS, false)?.is_empty() {
+            true => Ok(()),
+            false => Err(format!("{clients}: a process holds the programs (culvert-redirect hold): they go with it")),
+        }
     }
 
     /// How many programs there are in the two groups, of one set or of several.

@@ -1,15 +1,15 @@
 //! Programs that are attached to control groups without a link: they stay when the process that has attached them ends.
-// Unsafe here: four calls of libbpf that libbpf-rs does not have.
+// Unsafe here: five calls of libbpf that libbpf-rs does not have.
 #![allow(unsafe_code)]
 
 use libbpf_rs::libbpf_sys::{
-    BPF_F_ALLOW_MULTI, BPF_F_QUERY_EFFECTIVE, bpf_prog_attach, bpf_prog_detach2, bpf_prog_get_info_by_fd,
-    bpf_prog_info, bpf_prog_query,
+    BPF_F_ALLOW_MULTI, BPF_F_QUERY_EFFECTIVE, bpf_link_create, bpf_prog_attach, bpf_prog_detach2,
+    bpf_prog_get_info_by_fd, bpf_prog_info, bpf_prog_query,
 };
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
-use std::ptr::null_mut;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::{null, null_mut};
 
 /// Where in a group a program is attached (bpf_attach_type).
 pub(crate) type Kind = u32;
@@ -25,6 +25,15 @@ fn result(returned: i32) -> io::Result<()> {
 pub(crate) fn attach(program: BorrowedFd<'_>, group: BorrowedFd<'_>, kind: Kind) -> io::Result<()> {
     // SAFETY: it takes numbers only.
     result(unsafe { bpf_prog_attach(program.as_raw_fd(), group.as_raw_fd(), kind, BPF_F_ALLOW_MULTI) })
+}
+
+/// Attaches a program beside those that are there, for as long as somebody has the descriptor.
+pub(crate) fn hold(program: BorrowedFd<'_>, group: BorrowedFd<'_>, kind: Kind) -> io::Result<OwnedFd> {
+    // SAFETY: it takes numbers only; libbpf leaves out what is null.
+    let fd = unsafe { bpf_link_create(program.as_raw_fd(), group.as_raw_fd(), kind, null()) };
+    result(fd)?;
+    // SAFETY: it is new, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Takes a program away.

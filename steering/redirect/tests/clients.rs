@@ -219,6 +219,42 @@ fn the_relay_passes_on() {
     let _ = std::fs::remove_file(&file);
 }
 
+/// Rules that a middlebox holds go with it, killed at any time; while it has them nobody else takes them away.
+#[test]
+fn no_rule_outlives_its_owner() {
+    if !is_root() {
+        return;
+    }
+    let host = Host::new();
+    let (_server, client) = (server(), static_client());
+    let (clients, own) = (host.clients(), host.middlebox());
+    let group = clients.parse().expect("a group");
+    let tool = env!("CARGO_BIN_EXE_culvert-redirect");
+    let box4 = format!("127.0.0.1:{BOX}");
+    let rules = format!("family ipv4 to 127.0.0.1 {BOX} dead closed");
+    let hold = [tool, "hold", &clients, "--middlebox", &own, "--rules", &rules, "--"];
+    let asks = || host.says(&[client, SERVER4, "80", "1000"]);
+    for _ in 0..3 {
+        let held = Middlebox::new(&[&hold[..], &[tool, "relay", "--listen", &box4]].concat());
+        assert_eq!(asks(), "peer 10.66.0.9:80\nserver");
+        let seen = host.says(&[
+            "python3.11",
+            "-c",
+            "import socket; s = socket.create_connection(('10.66.0.9', 80)); print(s.getsockname()[0])",
+        ]);
+        assert_eq!(seen, "127.0.0.1", "it is not redirected");
+        let refused = Set::detach(&group, None).expect_err("they are held");
+        assert!(refused.contains("a process holds"), "{refused}");
+        drop(held);
+        // Reaped, it has no descriptors any more.
+        assert_eq!(Set::left(&group, Some(&own.parse().expect("a group"))), Ok(0));
+        assert_eq!(asks(), "peer 10.66.0.9:80\nserver");
+    }
+    let failed = Command::new(tool).args(&hold[1..]).arg("/nowhere").stdin(Stdio::null()).output().expect("a command");
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("/nowhere"), "{failed:?}");
+    assert_eq!(Set::left(&group, None), Ok(0));
+}
+
 /// Puts a script in the place of the command, which kills it at its call `at` of bpf(2) if it does this; no call: writes them down.
 fn kill(action: &str, at: Option<usize>, calls: &Path) {
     let tool = env!("CARGO_BIN_EXE_culvert-redirect");
