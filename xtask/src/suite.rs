@@ -233,6 +233,9 @@ fn environment(c: &mut Command, extent: Extent) {
     if extent == Extent::Nightly {
         // Programs of two hosts: with one end alone under culvert, too, and with a copy of a gigabyte.
         c.env("ZSTACKD_ENDS", "all").env("ZSTACKD_COPY_MB", "1024");
+        // Ten million mixed calls on the simulated kernel, and as many on the real one; a thousand receivers that are killed with chunks in hand.
+        c.env("ENGINE_CALLS", "10000000").env("CULVERT_API_CALLS", "2500000");
+        c.env("CULVERT_API_KILLS", "1500").env("CULVERT_API_BACK_MS", "100");
     }
 }
 
