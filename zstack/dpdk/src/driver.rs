@@ -75,7 +75,9 @@ impl Driver {
             // It sends what follows the header in its own buffer, whatever the chain says, and reports success.
             Driver::AfXdp => Payload::CopiedToReceivePool,
             // Read by the processor, before tx_burst returns.
-            Driver::AfPacket | Driver::Tap | Driver::Memif | Driver::Null if chains && !shares => Payload::Attached,
+            Driver::AfPacket | Driver::Tap | Driver::Memif if chains && !shares => Payload::Attached,
+            // It frees what it is given, segment by segment, and says nothing of chains.
+            Driver::Null => Payload::Attached,
             // It passes addresses on without looking: an engine at the other end would read our memory after it was released.
             Driver::Ring => Payload::Copied,
             // A device reads DPDK's memory alone, until others are registered with it; so does the other end of virtio.
@@ -167,6 +169,7 @@ mod tests {
         assert_eq!(Driver::AfPacket.payload(true, false), Payload::Attached);
         assert_eq!(Driver::AfPacket.payload(false, false), Payload::Copied);
         assert_eq!(Driver::AfXdp.payload(true, false), Payload::CopiedToReceivePool);
+        assert_eq!(Driver::Null.payload(false, false), Payload::Attached);
         assert_eq!(Driver::Pci.payload(true, false), Payload::Copied);
         assert_eq!(Driver::Memif.payload(true, false), Payload::Attached);
         assert_eq!(

@@ -177,6 +177,18 @@ pub enum Tool {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what sending costs the engine and a device by themselves: whom gateway= names is played in this process, and acknowledges
+    Solo {
+        /// Bytes that are sent by a call
+        #[arg(long, value_name = "SIZE", default_value = "64k", value_parser = size)]
+        size: u64,
+        /// Seconds
+        #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+        seconds: f64,
+        /// Print JSON: segments, and segments for a CPU second
+        #[arg(long)]
+        json: bool,
+    },
     /// Show the counters and connections of a zstack that runs with the same --control
     Stat {
         /// Print what it answered, in JSON: {"counters": {NAME: N}, "connections": [{local, remote, state, cwnd and ssthresh (bytes),

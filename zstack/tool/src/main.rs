@@ -9,6 +9,7 @@ mod pattern;
 mod perf;
 mod ping;
 mod run;
+mod solo;
 mod stream;
 #[allow(unsafe_code)]
 mod sys;
@@ -28,7 +29,7 @@ use stream::{Role, Streams, Work};
 use transport::Transport;
 use transport::engine::{Engine, Sleep};
 use transport::kernel::Kernel;
-use zstack_port::Spec;
+use zstack_port::{Device, Spec};
 
 /// Why it did not do what was wanted: a line for the user.
 enum Failure {
@@ -76,6 +77,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         if matches!(cli.tool, Tool::Echo { deferred: true, .. }) {
             return Err(Failure::Setup("--deferred is the engine's: leave it out, or give --port tun:NAME".into()));
         }
+        if let Tool::Solo { .. } = cli.tool {
+            return Err(Failure::Setup(
+                "solo measures the engine: give --port dpdk:net_null0,addr=10.9.0.2/24,gateway=10.9.0.1".into(),
+            ));
+        }
         if let Tool::Bare { .. } = cli.tool {
             return Err(Failure::Setup(
                 "bare measures a device: give --port tun:NAME,addr=10.9.0.2/24,peer=10.9.0.1".into(),
@@ -90,6 +96,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
     if let Tool::Bare { size, seconds, json } = cli.tool {
         let plan = bare::Plan { size, time: Duration::from_secs_f64(seconds), json };
         return bare::run(&spec, plan).map_err(Failure::Setup);
+    }
+    if let Some(plan) = solo_plan(&cli).map_err(Failure::Setup)? {
+        let (Some(ours), Some(peer)) = (spec.addresses.first(), spec.gateways.first()) else {
+            return Err(Failure::Setup(solo::WANTS.into()));
+        };
+        let device = Device::open(&spec).map_err(|e| Failure::Setup(e.to_string()))?;
+        return solo::over(device, ours, *peer, plan).map_err(Failure::Setup);
     }
     let engine = Engine::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
     with_engine(engine, cli, &signals, control)
@@ -123,6 +136,12 @@ fn with_dpdk(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<()
         let (mut queue, ends) = dpdk::device(&spec).map_err(Failure::Setup)?;
         let (name, mac) = (queue.name().to_owned(), queue.mac().unwrap_or([2, 0, 0, 0, 0, 2]));
         return bare::over(&mut queue, &name, ends, Some(mac), plan).map_err(Failure::Setup);
+    }
+    if let Some(plan) = solo_plan(&cli).map_err(Failure::Setup)? {
+        let (Some(ours), Some(peer)) = (spec.addresses.first(), spec.gateways.first()) else {
+            return Err(Failure::Setup(solo::WANTS.into()));
+        };
+        return solo::over(dpdk::queue(&spec).map_err(Failure::Setup)?, ours, *peer, plan).map_err(Failure::Setup);
     }
     let engine = dpdk::open(&spec, cli.port.pcap.as_deref()).map_err(Failure::Setup)?;
     with_engine(engine, cli, signals, control)
@@ -225,8 +244,18 @@ fn app(cli: Cli, transport: &'static str) -> Result<Box<dyn App>, String> {
                 Box::new(perf::Client::new(plan))
             }
         },
-        Tool::Ping { .. } | Tool::Stat { .. } | Tool::Bare { .. } => unreachable!("looked at before"),
+        Tool::Ping { .. } | Tool::Stat { .. } | Tool::Bare { .. } | Tool::Solo { .. } => {
+            unreachable!("looked at before")
+        }
     })
+}
+
+/// What `solo` is to do, if it was asked for.
+fn solo_plan(cli: &Cli) -> Result<Option<solo::Plan>, String> {
+    let Tool::Solo { size, seconds, json } = cli.tool else { return Ok(None) };
+    let size = usize::try_from(size).ok().filter(|size| (1..=1 << 20).contains(size));
+    let size = size.ok_or("solo: --size: give 1 byte to 1 MiB")?;
+    Ok(Some(solo::Plan { size, time: Duration::from_secs_f64(seconds), copy: cli.port.copy, json }))
 }
 
 fn role(side: &Side) -> Role {

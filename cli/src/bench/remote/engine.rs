@@ -31,9 +31,9 @@ fn near(s: &Setup, side: Side, device: Device, more: &str) -> io::Result<(Wire, 
     })
 }
 
-fn perf(s: &Setup, from: &Namespace, port: &str, to: SocketAddrV4, mode: &str) -> io::Result<Value> {
+fn perf(s: &Setup, from: &Namespace, port: &str, to: SocketAddrV4, mode: &str, more: &[&str]) -> io::Result<Value> {
     let (to, seconds) = (to.to_string(), s.seconds.to_string());
-    let words = ["perf", "--json", "--mode", mode, "--seconds", &seconds, "--connect", &to];
+    let words = [&["perf", "--json", "--mode", mode, "--seconds", &seconds, "--connect", &to], more].concat();
     json(&from.start(s, tool(port, &words)?)?.finish(s.length())?.output)
 }
 
@@ -48,7 +48,7 @@ pub fn throughput(s: &Setup, side: Side, device: Device, mode: &str) -> io::Resu
     let to = SocketAddrV4::new(FAR, PERF);
     let _server = perf_server(s, &wire.far, "kernel")?;
     wire.far.knock(s, to)?;
-    let answer = perf(s, &wire.near, &port, to, mode)?;
+    let answer = perf(s, &wire.near, &port, to, mode, &[])?;
     let mib = number(&answer["bytes"])? / f64::from(1 << 20);
     let frames = wire.frames() - before;
     let size = if mode == "upload" { 1500 } else { 92 };
@@ -69,33 +69,65 @@ pub fn throughput(s: &Setup, side: Side, device: Device, mode: &str) -> io::Resu
 /// MiB for a CPU second of both ends: two engines and memif, or two kernels and a veth.
 pub fn memif(s: &Setup, side: Side) -> io::Result<Sample> {
     let to = SocketAddrV4::new(FAR, PERF);
-    let (wire, answer);
-    let _server;
-    if side == Side::Kernel {
-        wire = Wire::of_kernels(s)?;
-        _server = perf_server(s, &wire.far, "kernel")?;
-        wire.far.knock(s, to)?;
-        answer = perf(s, &wire.near, "kernel", to, "upload")?;
-    } else {
-        wire = Wire::new(s)?;
-        let socket = s.scratch.join("memif.sock");
-        // That of the round before.
-        let _ = fs::remove_file(&socket);
-        let port = |role: &str, address| {
-            format!(
-                "dpdk:net_memif0,role={role},id=0,socket={},socket-abstract=no,memory=none,addr={address}/24",
-                socket.display()
-            )
-        };
-        let mut server = perf_server(s, &wire.far, &port("server", FAR))?;
-        server.wait_until(|job| listens(job, &socket).then_some(()))?;
-        _server = server;
-        answer = perf(s, &wire.near, &port("client", NEAR), to, "upload")?;
+    if side == Side::Culvert {
+        return between_engines(s, &[]);
     }
+    let wire = Wire::of_kernels(s)?;
+    let _server = perf_server(s, &wire.far, "kernel")?;
+    wire.far.knock(s, to)?;
+    of_both(&perf(s, &wire.near, "kernel", to, "upload", &[])?)
+}
+
+/// MiB for a CPU second of two engines and memif, of which one sends by reference, or copies what it sends.
+pub fn memif_by_reference(s: &Setup, side: Side) -> io::Result<Sample> {
+    between_engines(s, copying(side))
+}
+
+/// What `zstack` is told where the row's other side copies.
+fn copying(side: Side) -> &'static [&'static str] {
+    if side == Side::Kernel { &["--copy"] } else { &[] }
+}
+
+fn between_engines(s: &Setup, more: &[&str]) -> io::Result<Sample> {
+    let wire = Wire::new(s)?;
+    let socket = s.scratch.join("memif.sock");
+    // That of the round before.
+    let _ = fs::remove_file(&socket);
+    let port = |role: &str, address| {
+        format!(
+            "dpdk:net_memif0,role={role},id=0,socket={},socket-abstract=no,memory=none,addr={address}/24",
+            socket.display()
+        )
+    };
+    let mut server = perf_server(s, &wire.far, &port("server", FAR))?;
+    server.wait_until(|job| listens(job, &socket).then_some(()))?;
+    of_both(&perf(s, &wire.near, &port("client", NEAR), SocketAddrV4::new(FAR, PERF), "upload", more)?)
+}
+
+/// MiB for a CPU second of both ends.
+fn of_both(answer: &Value) -> io::Result<Sample> {
     let mib = number(&answer["bytes"])? / f64::from(1 << 20);
     let both = number(&answer["client_cpu_s"]["total"])? + number(&answer["server_cpu_s"]["total"])?;
     let details = BTreeMap::from([("mib_per_s", number(&answer["mib_per_s"])?)]);
     Ok(Sample { value: mib / both, cpu: both * 1e6 / mib, details })
+}
+
+/// Segments for a CPU second of an engine that sends 64 KiB by a call, by reference, or copied; who acknowledges is played in the same process.
+/// `None`: the device drops what it is given, as a card would that reads memory by itself.
+pub fn solo(s: &Setup, side: Side, device: Option<Device>) -> io::Result<Sample> {
+    let wire = Wire::new(s)?;
+    let port = match device {
+        Some(device) => device.with_address(&format!(",gateway={FAR}")),
+        None => format!("dpdk:net_null0,no-rx=1,memory=none,addr={NEAR}/24,gateway={FAR}"),
+    };
+    let seconds = s.seconds.to_string();
+    let words = [&["solo", "--json", "--size", "64k", "--seconds", &seconds], copying(side)].concat();
+    let answer = json(&wire.near.start(s, tool(&port, &words)?)?.finish(s.length())?.output)?;
+    let details = BTreeMap::from([
+        ("copied_mib", number(&answer["copied_bytes"])? / f64::from(1 << 20)),
+        ("referenced_mib", number(&answer["referenced_bytes"])? / f64::from(1 << 20)),
+    ]);
+    Ok(Sample { value: number(&answer["segments_per_cpu_s"])?, cpu: number(&answer["cpu_ns"])? / 1e3, details })
 }
 
 /// Whether somebody in a program's network namespace listens at a Unix socket (proc(5): the flag __SO_ACCEPTCON).
@@ -111,7 +143,7 @@ pub fn round_trip(s: &Setup, side: Side, sleep: &str) -> io::Result<Sample> {
     let to = SocketAddrV4::new(FAR, PERF);
     let _server = perf_server(s, &wire.far, "kernel")?;
     wire.far.knock(s, to)?;
-    let answer = perf(s, &wire.near, &port, to, "exchange")?;
+    let answer = perf(s, &wire.near, &port, to, "exchange", &[])?;
     let (ours, theirs) =
         (number(&answer["client_cpu_us_per_exchange"])?, number(&answer["server_cpu_us_per_exchange"])?);
     Ok(Sample {

@@ -26,6 +26,18 @@ const STORE: &[&str] = &["ip", "ethtool", "unshare", "nsenter", REDIS[0], REDIS[
 
 const REMOTE: Row = Row { detailed: true, ..BLANK };
 
+/// Sent by reference, beside the same copied.
+const REFERENCE: Row = Row {
+    beside: Some("copied"),
+    unit: "segments/CPU s",
+    operation: "segment",
+    floor: Floor::Times(0.98),
+    rounds: 2,
+    needs: WIRE,
+    equipment: TOOL,
+    ..REMOTE
+};
+
 /// In the order of the table.
 pub const ROWS: &[Row] = &[
     Row {
@@ -95,6 +107,33 @@ pub const ROWS: &[Row] = &[
         equipment: DAEMON_AND_TOOL,
         run: programs::stream,
         ..REMOTE
+    },
+    Row {
+        id: "zstack-send",
+        title: "the engine sends 64 KiB by reference on net_null: segments a CPU second",
+        floor: Floor::Times(1.3),
+        run: |s, side| engine::solo(s, side, None),
+        ..REFERENCE
+    },
+    Row {
+        id: "zstack-send-packet",
+        title: "the same on af_packet",
+        run: |s, side| engine::solo(s, side, Some(Device::AfPacket)),
+        ..REFERENCE
+    },
+    Row {
+        id: "zstack-send-xdp",
+        title: "the same on af_xdp, which copies",
+        run: |s, side| engine::solo(s, side, Some(Device::AfXdp)),
+        ..REFERENCE
+    },
+    Row {
+        id: "zstack-send-memif",
+        title: "the same to another engine over memif: MiB a CPU second of both",
+        unit: "MiB/CPU s",
+        operation: "MiB",
+        run: engine::memif_by_reference,
+        ..REFERENCE
     },
     Row {
         id: "zstack-rtt-polled",

@@ -14,7 +14,7 @@ unsafe impl<B: Buffer> Host for Sockets<B> {
     type Buffer = B;
 
     fn spans(&mut self, conn: ConnId, from: u64, len: u32) -> Spans {
-        let streams = self.index(conn).and_then(|index| self.entries[index].streams.as_ref());
+        let streams = self.index(conn).and_then(|index| self.entries[index].streams.as_mut());
         streams.map_or(Spans::EMPTY, |s| s.outgoing.spans(from, len))
     }
 

@@ -41,6 +41,8 @@ pub(super) struct Outgoing<B> {
     pub(super) watched: u64,
     /// Contiguous: each begins where the last ended.
     pieces: VecDeque<Piece<B>>,
+    /// The piece in which bytes were found last, or one near it: what is sent next nearly always lies there, or behind it.
+    found: usize,
 }
 
 impl<B> Default for Outgoing<B> {
@@ -53,6 +55,7 @@ impl<B> Default for Outgoing<B> {
             referenced: 0,
             watched: u64::MAX,
             pieces: VecDeque::new(),
+            found: 0,
         }
     }
 }
@@ -179,12 +182,21 @@ impl<B: Buffer> Outgoing<B> {
     }
 
     /// The memory of `len` bytes from `from` on: less where they lie in more than two stretches.
-    pub(super) fn spans(&self, from: u64, len: u32) -> Spans {
-        // Nearly always the first: what is sent first was written first, and a ring's bytes are one piece.
-        let first = match self.pieces.front() {
-            Some(piece) if from < piece.end => 0,
+    pub(super) fn spans(&mut self, from: u64, len: u32) -> Spans {
+        let has = |at: usize| self.pieces.get(at).is_some_and(|piece| piece.start <= from && from < piece.end);
+        let first = match self.found {
+            at if has(at) => at,
+            at if has(at + 1) => at + 1,
             _ => self.pieces.partition_point(|piece| piece.end <= from),
         };
+        self.found = first;
+        // What was sent by reference is long: a segment lies in one piece, but for the last of a piece.
+        if let Some(Piece { start, end, source: Source::Still(still) }) = self.pieces.get(first)
+            && (*start..*end).contains(&from)
+            && u64::from(len) <= end - from
+        {
+            return Spans([still.span((from - start) as usize, len as usize), Span::EMPTY]);
+        }
         let mut found = [Span::EMPTY; 2];
         let (mut count, mut from, mut left) = (0, from, len as usize);
         for piece in self.pieces.range(first..) {
@@ -240,6 +252,7 @@ impl<B: Buffer> Outgoing<B> {
                 break;
             }
             self.pieces.pop_front();
+            self.found = self.found.saturating_sub(1);
         }
         if self.used == 0 && !self.reserved {
             // The memory that was touched last is in the cache.
@@ -251,6 +264,7 @@ impl<B: Buffer> Outgoing<B> {
     pub(super) fn clear(&mut self) {
         self.pieces.clear();
         self.watched = u64::MAX;
+        self.found = 0;
         (self.used, self.reserved, self.referenced, self.write) = (0, false, 0, 0);
     }
 }

@@ -64,6 +64,14 @@ pub fn open(spec: &Spec, pcap: Option<&std::path::Path>) -> Result<Engine<Captur
     Engine::over(queue, &Here { addresses, gateways, mac, vlan: spec.vlan, pcap, name: &name })
 }
 
+/// Opens the device, alone.
+///
+/// # Errors
+/// A line for the user.
+pub fn queue(spec: &Spec) -> Result<Queue, String> {
+    Ok(Device::open(spec).map_err(|e| e.to_string())?.first())
+}
+
 /// Opens the device to be measured by itself. Its addresses are ours and whom to ping.
 ///
 /// # Errors
