@@ -3,7 +3,7 @@
 use crate::item::Item;
 use crate::step::{State, Step};
 use crate::trouble::Trouble;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{FcntlArg, FdFlag, Flock, FlockArg, fcntl};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -38,8 +38,12 @@ impl Journal {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(|e| trouble(&e))?;
         let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(directory.join("lock"));
         let lock = lock.map_err(|e| trouble(&e))?;
+        // The tools that are run have it as well: where this process is killed, nobody undoes beside one that is still at its change.
+        fcntl(&lock, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|errno| trouble(&errno.into()))?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-            nix::errno::Errno::EAGAIN => Trouble::new("another `culvert steer` works", "wait until it has ended"),
+            nix::errno::Errno::EAGAIN => {
+                Trouble::new("another `culvert steer` works, or a tool that one has begun", "wait until it has ended")
+            }
             errno => trouble(&errno.into()),
         })?;
         Ok(Journal { directory: directory.to_owned(), written: read(directory)?, _lock: Some(lock) })
@@ -60,13 +64,22 @@ impl Journal {
         self.written.complete
     }
 
-    /// What it has made and not taken away again.
+    /// What it has made and not taken away again: rules; and `Autoprobe`, where it has held back the drivers of new virtual functions and was
+    /// broken off before it let them start.
     pub fn made(&self) -> Vec<Item> {
-        let making = self.written.steps.iter().filter(|s| matches!(s.item, Item::Rule(..) | Item::Redirect(..)));
         let mut made: Vec<Item> = Vec::new();
-        for step in making {
-            made.retain(|item| *item != step.item);
-            if step.to == State::Is("present".into()) {
+        let last = self.written.steps.len().saturating_sub(1);
+        for (at, step) in self.written.steps.iter().enumerate() {
+            let makes = match &step.item {
+                Item::Rule(..) | Item::Redirect(..) => "present",
+                Item::Autoprobe(_) => "0",
+                _ => continue,
+            };
+            // Of the last one it is not known whether it was done.
+            if at < last || self.written.complete {
+                made.retain(|item| *item != step.item);
+            }
+            if step.to == State::Is(makes.into()) && !made.contains(&step.item) {
                 made.push(step.item.clone());
             }
         }

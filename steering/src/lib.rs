@@ -18,6 +18,7 @@ mod macs;
 mod netlink;
 mod places;
 mod plan;
+mod possible;
 mod redirect;
 mod rule;
 mod step;

@@ -1,18 +1,19 @@
 //! From what is there to what is wanted, in steps that can be undone.
 
-use crate::address::{Device, Name, Pci};
+use crate::address::Device;
 use crate::config::{Config, Flow, Function, Port, WantedDriver};
 use crate::diverting;
 use crate::flow::Backend;
-use crate::item::{Item, interface, is_for_users};
+use crate::item::{Item, interface};
 use crate::macs::Macs;
 use crate::places;
+use crate::possible;
 use crate::rule::Rule;
 use crate::step::{State, Step};
-use crate::system::{System, device, driver, function, interfaces, number};
+use crate::system::{System, device, function, number};
 use crate::trouble::Trouble;
 use crate::usage;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 
 /// An item that is not as wanted.
@@ -40,7 +41,7 @@ pub fn plan(config: &Config, system: &dyn System, made: &[Item]) -> Result<Vec<S
     let (mut steps, mut troubles) = (Vec::new(), Vec::new());
     let mut macs = Macs::new(system);
     for port in &config.ports {
-        let planned = Planner::new(port, system, &mut macs).and_then(|mut planner| planner.plan(made));
+        let planned = Planner::new(port, system, &mut macs).and_then(|mut planner| planner.made(made).plan(made));
         match planned {
             Ok(mut of_port) => steps.append(&mut of_port),
             Err(mut of_port) => troubles.append(&mut of_port),
@@ -80,14 +81,31 @@ struct Planner<'a> {
     system: &'a dyn System,
     macs: &'a mut Macs,
     port: Device,
+    /// An earlier run holds back the drivers of new functions: it was broken off before it let them start.
+    held: bool,
     steps: Vec<Step>,
     troubles: Vec<Trouble>,
 }
 
 impl<'a> Planner<'a> {
     fn new(wanted: &'a Port, system: &'a dyn System, macs: &'a mut Macs) -> Result<Planner<'a>, Vec<Trouble>> {
-        let port = locate(wanted, system).map_err(|t| vec![t])?;
-        Ok(Planner { wanted, system, macs, port, steps: Vec::new(), troubles: Vec::new() })
+        let port = possible::locate(wanted, system).map_err(|t| vec![t])?;
+        Ok(Planner { wanted, system, macs, port, held: false, steps: Vec::new(), troubles: Vec::new() })
+    }
+
+    /// What an earlier run has made.
+    fn made(&mut self, made: &[Item]) -> &mut Self {
+        self.held = made.contains(&Item::Autoprobe(self.port)) && self.autoprobe() == "0";
+        self
+    }
+
+    /// Whether drivers start on new functions by themselves.
+    fn autoprobe(&self) -> String {
+        match self.file("sriov_drivers_autoprobe") {
+            // As it was, and will be when this is done.
+            Some(_) if self.held => "1".into(),
+            now => now.unwrap_or_else(|| "1".into()),
+        }
     }
 
     fn read(&mut self, item: &Item) -> Option<String> {
@@ -112,7 +130,7 @@ impl<'a> Planner<'a> {
     }
 
     fn plan(&mut self, made: &[Item]) -> Result<Vec<Step>, Vec<Trouble>> {
-        self.check();
+        self.troubles = possible::troubles(self.wanted, self.system, self.port);
         let rules = self.rules();
         let remade = self.wanted.vfs.is_some_and(|vfs| vfs != self.count());
         if remade {
@@ -121,9 +139,18 @@ impl<'a> Planner<'a> {
         if let Some(up) = self.wanted.up {
             self.to(Item::Up(self.port), if up { "up" } else { "down" });
         }
+        if self.held {
+            // What is noted from here on is undone while drivers start.
+            self.steps.push(Step::new(Item::Autoprobe(self.port), "0", "1"));
+        }
         match self.wanted.vfs {
             Some(vfs) if vfs != self.count() => self.make(vfs),
-            _ => self.change(),
+            _ => {
+                self.change();
+                if self.held {
+                    self.let_start();
+                }
+            }
         }
         self.flows(&rules);
         if !remade {
@@ -150,64 +177,10 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// What can be seen to be impossible.
-    fn check(&mut self) {
-        let (port, who) = (self.port, self.wanted.who());
-        let mut trouble = |what: String, remedy: &str| self.troubles.push(Trouble::new(what, remedy));
-        let total =
-            self.system.read(&format!("{}/sriov_totalvfs", device(port))).ok().and_then(|t| t.parse::<u16>().ok());
-        let wants = self.wanted.vfs.unwrap_or(0);
-        match total {
-            None if wants > 0 || !self.wanted.functions.is_empty() => trouble(
-                format!("{who} makes no VFs: the card or its driver has no SR-IOV"),
-                "is it switched on in the BIOS and in the card (mlxconfig)? Without it flows can be divided by = \"xdp\"",
-            ),
-            Some(total) if wants > total => trouble(
-                format!("{who}: {wants} VFs are wanted, and the card has at most {total}"),
-                "lower `vfs`, or raise the card's own limit (mlxconfig, devlink, the BIOS)",
-            ),
-            _ => {}
-        }
-        let count: u16 = number(self.system, &format!("{}/sriov_numvfs", device(port))).unwrap_or(0);
-        let there = self.wanted.vfs.unwrap_or(count);
-        for function in &self.wanted.functions {
-            if function.number >= there {
-                trouble(
-                    format!("{who} has {there} VFs, numbered from 0, and no VF {}", function.number),
-                    "raise `vfs`",
-                );
-            }
-        }
-        let drivers =
-            self.wanted.functions.iter().filter_map(|f| f.driver.as_ref()).filter(|d| **d != WantedDriver::None);
-        let (mut named, mut any) = (BTreeSet::new(), false);
-        for driver in drivers {
-            any = true;
-            if let WantedDriver::Is(name) = driver {
-                named.insert(name);
-            }
-        }
-        for name in &named {
-            if self.system.names(&format!("bus/pci/drivers/{name}")).is_err() {
-                trouble(format!("{who}: there is no driver {name}"), &format!("load it: modprobe {name}"));
-            }
-        }
-        let users: Vec<_> = named.into_iter().filter(|name| *name == "vfio-pci").collect();
-        if !users.is_empty() && self.system.names(&format!("{}/iommu_group", device(port))).is_err() {
-            trouble(
-                format!("{who}: vfio-pci needs an IOMMU, and there is none"),
-                "start Linux with intel_iommu=on (AMD: it is on), and switch VT-d on in the BIOS",
-            );
-        }
-        if any && self.wanted.up != Some(true) && Item::Up(port).read(self.system).is_ok_and(|up| up == "down") {
-            trouble(format!("{who} is down: its VFs' drivers do not start then"), "say up = true, or take it up");
-        }
-    }
-
     /// Makes the virtual functions anew: their number can only be changed by way of 0.
     fn make(&mut self, vfs: u16) {
         let (port, now) = (self.port, self.count());
-        let autoprobe = self.file("sriov_drivers_autoprobe").unwrap_or_else(|| "1".into());
+        let autoprobe = self.autoprobe();
         for vf in 0..now {
             if let Some(user) = usage::user(self.system, port, vf) {
                 let what = format!(
@@ -278,7 +251,7 @@ impl<'a> Planner<'a> {
     /// Changes functions that stay.
     fn change(&mut self) {
         let port = self.port;
-        let autoprobe = self.file("sriov_drivers_autoprobe").unwrap_or_else(|| "1".into());
+        let autoprobe = self.autoprobe();
         for function in &self.wanted.functions {
             let vf = function.number;
             let (Some(now), Some(only)) = (self.read(&Item::Driver(port, vf)), self.read(&Item::Override(port, vf)))
@@ -344,6 +317,17 @@ impl<'a> Planner<'a> {
             }
             let to = if same { now.clone() } else { wanted };
             self.steps.push(Step::new(Item::Driver(port, vf), "none", to));
+        }
+    }
+
+    /// Lets those drivers start that were held back, and of which the file says nothing.
+    fn let_start(&mut self) {
+        let said = |vf: u16| self.wanted.functions.iter().any(|f| f.number == vf && f.driver.is_some());
+        let silent: Vec<_> = (0..self.count()).filter(|vf| !said(*vf)).map(|vf| Item::Driver(self.port, vf)).collect();
+        for item in silent {
+            if self.read(&item).is_some_and(|now| now == "none") {
+                self.steps.push(Step::new(item, "none", "any"));
+            }
         }
     }
 
@@ -457,51 +441,4 @@ fn no_autoprobe(port: Device, vf: u16) -> Trouble {
     let what =
         format!("VF {vf} of {port} is to have the kernel's driver, and drivers do not start there by themselves");
     Trouble::new(what, format!("name the driver, or: echo 1 > /sys/{}/sriov_drivers_autoprobe", device(port)))
-}
-
-const NO_INTERFACE: &str = "see ip link; in another network namespace run this by `ip netns exec`, which shows that one's /sys (nsenter does not)";
-
-/// Where the port is: its address counts, whatever its interface is called today.
-fn locate(wanted: &Port, system: &dyn System) -> Result<Device, Trouble> {
-    let by_name = |name: &String| {
-        let link = system.link(&format!("class/net/{name}/device"));
-        if let Some(pci) = link.ok().and_then(|at| at.parse::<Pci>().ok()) {
-            return Ok(Device::Pci(pci));
-        }
-        // One of software, or on another bus: its name is all there is.
-        let there = system.names(&format!("class/net/{name}")).ok().and_then(|_| Name::new(name));
-        let missing = || Trouble::new(format!("there is no interface {name} here"), NO_INTERFACE);
-        there.map(Device::Interface).ok_or_else(missing)
-    };
-    let port = match (wanted.device, &wanted.interface) {
-        (Some(device), None) => device.into(),
-        (None, Some(name)) => by_name(name)?,
-        (Some(device), Some(name)) => {
-            let names = interfaces(system, device);
-            if !names.is_empty() && !names.contains(name) {
-                let elsewhere = by_name(name).map(|at| format!(", and {name} is at {at}")).unwrap_or_default();
-                let what = format!("the interface of {device} is {}, not {name}{elsewhere}", names.join(", "));
-                return Err(Trouble::new(
-                    what,
-                    "names may swap with each start: see which of the two is meant, and mend the file",
-                ));
-            }
-            device.into()
-        }
-        (None, None) => return Err(Trouble::new("a port without a name", "mend the file")),
-    };
-    if system.names(&device(port)).is_err() {
-        return Err(Trouble::new(format!("there is no device {port}"), "see lspci -D"));
-    }
-    let wants_vfs = wanted.vfs.is_some() || !wanted.functions.is_empty();
-    if wants_vfs && system.link(&format!("{}/physfn", device(port))).is_ok() {
-        return Err(Trouble::new(format!("{port} is a VF itself"), "name the port that has made it"));
-    }
-    if driver(system, port).is_some_and(|d| is_for_users(&d)) {
-        return Err(Trouble::new(
-            format!("{port} itself belongs to a process (by its driver)"),
-            "give it its own driver back",
-        ));
-    }
-    Ok(port)
 }
