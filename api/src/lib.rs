@@ -112,12 +112,14 @@ pub struct Manner {
     pub waits: bool,
     /// The last bytes were sent with MSG_MORE.
     pub more: bool,
+    /// Segments that are not full wait: TCP_CORK is set. When it is taken out, an epoll set says once that there is something to read.
+    pub corked: bool,
 }
 
 /// The same of what is received on a ring; elsewhere neither.
 pub fn manner(socket: &impl AsFd) -> Manner {
     let bits = library().map_or(0, |l| l.path(socket.as_fd().as_raw_fd()));
-    Manner { waits: bits & 4 != 0, more: bits & 8 != 0 }
+    Manner { waits: bits & 4 != 0, more: bits & 8 != 0, corked: bits & 16 != 0 }
 }
 
 /// Wakes whom this thread has sent something, if it puts that off: one that stands in for other hosts does, from the first such call on, until the

@@ -66,6 +66,7 @@ pub fn offer(ep: Ep, chan: &'static Chan, slot: usize) -> bool {
         }
         h.producer[i].manner.store(0, Relaxed);
         h.consumer[i].closed.store(0, Relaxed);
+        h.consumer[i].pushed.store(0, Relaxed);
         for w in [&s.rx, &s.want_space, &s.wr_shut, &s.gone, &s.sndbuf, &s.rcvbuf] {
             w.store(0, Relaxed);
         }

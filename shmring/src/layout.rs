@@ -274,7 +274,8 @@ pub struct Producer {
     pub told: AtomicU64,
     /// Behind the last hole that was published. Before the tail.
     pub holes: Coded<Claim<RingPos>>,
-    /// To a receiver that stands in for another host: how the bytes are to be sent there, [`WAITS`], [`MORE`].
+    /// To a receiver that stands in for another host: how the bytes are to be sent there, [`WAITS`], [`MORE`], [`CORKED`]; and how often
+    /// what waited there was to be sent at once, in units of [`PUSH`].
     pub manner: AtomicU32,
 }
 
@@ -282,6 +283,10 @@ pub struct Producer {
 pub const WAITS: u32 = 1;
 /// [`Producer::manner`]: more follows the last bytes (MSG_MORE).
 pub const MORE: u32 = 2;
+/// [`Producer::manner`]: segments that are not full wait (TCP_CORK).
+pub const CORKED: u32 = 4;
+/// [`Producer::manner`]: a cork was taken out so often.
+pub const PUSH: u32 = 1 << 8;
 
 impl Producer {
     /// Whether there may be holes behind `at`, in a ring of `size` bytes.
@@ -304,6 +309,8 @@ pub struct Consumer {
     pub read: Coded<Claim<RingPos>>,
     /// The receiver has closed the connection: no hole is read any more (see [`hole`]).
     pub closed: AtomicU32,
+    /// How often it has heard that what waits is to be sent ([`PUSH`]).
+    pub pushed: AtomicU32,
 }
 
 /// In the middle of a slot.

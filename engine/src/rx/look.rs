@@ -2,6 +2,7 @@
 
 use super::common::follow;
 use crate::channel::Chan;
+use crate::config;
 use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::members;
@@ -96,6 +97,29 @@ pub fn is_quiet(ep: Ep, chan: &Chan) -> bool {
         && ep.rx_fin.load(Relaxed) | ep.rd_shut.load(Relaxed) | ep.latched.load(Relaxed) | ep.kept.load(Relaxed) == 0
         // Bytes that an exec handed on, of which another process may have read.
         && !chan.is_handed_on()
+}
+
+/// Whether this process stands in for another host, and the sender has taken out a cork since that was told last ([`push_is_told`]): what
+/// waits is to be sent there, though nothing more comes.
+#[inline]
+pub fn is_pushed(ep: Ep, chan: &Chan) -> bool {
+    if !config::stands_in() {
+        return false;
+    }
+    let c = conn(ep, chan);
+    c.published().manner.load(Acquire) / layout::PUSH != c.slot.consumer[c.role.rx()].pushed.load(Relaxed)
+}
+
+/// That was told, by an epoll set.
+pub fn push_is_told(ep: Ep, chan: &Chan) {
+    let c = conn(ep, chan);
+    let pushed = c.published().manner.load(Relaxed) / layout::PUSH;
+    c.slot.consumer[c.role.rx()].pushed.store(pushed, Relaxed);
+}
+
+/// How the sender wants its bytes sent on the wire: `layout::WAITS` and others.
+pub fn manner(ep: Ep, chan: &Chan) -> u32 {
+    conn(ep, chan).published().manner.load(Acquire)
 }
 
 /// Whether a poller that asked for POLLIN, or did not, should look again. Memory only.

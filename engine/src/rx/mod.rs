@@ -15,7 +15,9 @@ pub use advance::{advance, comes_again, doubled, leaving, only_repeats};
 pub use arrived::{note_failure, received};
 pub use common::{carrier, closing, expect_closing, follow, forget, is_common, share, take_rest, with_own_linger};
 pub use depart::{Patience, ask, departed, look_after};
-pub use look::{at_end, ending, is_last, is_quiet, left, low, news, on_ring, stirred, tail};
+pub use look::{
+    at_end, ending, is_last, is_pushed, is_quiet, left, low, manner, news, on_ring, push_is_told, stirred, tail,
+};
 pub use view::{
     Keep, Released, View, before_fork, drop_chunks, fill, give_back, is_kernels, is_looked_at, keep, others_look,
     pass_over, release, release_natively, view,

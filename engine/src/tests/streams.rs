@@ -244,3 +244,43 @@ fn a_peek_that_wants_more_than_there_is_sees_the_end_behind_a_long_echo() {
         pair.close();
     }
 }
+
+/// Nothing is held back on the ring; who carries the bytes to another host does it there, and is told when it is over.
+#[test]
+fn who_stands_in_for_another_host_is_told_of_a_cork_and_of_its_end() {
+    use crate::{config, rx, tx};
+    use core::sync::atomic::Ordering::Relaxed;
+    use shmring::family::PEER_STANDS_IN;
+    use shmring::layout::CORKED;
+    let world = World::new();
+    let pair = warmed(&world);
+    let (a, b) = (pair.a.ep, pair.b.ep);
+    let hears = || {
+        let chan = b.chan().unwrap();
+        (rx::manner(b, chan) & CORKED != 0, rx::is_pushed(b, chan))
+    };
+    let cork = |on| assert_eq!(tx::cork(a, on, || 0), 0);
+    config::stand_in(true);
+    // The other side is a program like this one.
+    cork(true);
+    assert_eq!(hears(), (false, false));
+    cork(false);
+    a.stands_in.store(PEER_STANDS_IN, Relaxed);
+    cork(true);
+    cork(true);
+    assert_eq!((pair.a.send(b"part"), pair.b.recv(9), hears()), (Ok(4), Ok(b"part".to_vec()), (true, false)));
+    for _ in 0..2 {
+        cork(false);
+        assert_eq!(hears(), (false, true));
+    }
+    rx::push_is_told(b, b.chan().unwrap());
+    assert_eq!(hears(), (false, false));
+    cork(false);
+    assert_eq!(hears(), (false, false));
+    // A process that stands in for nobody has nobody to send it to.
+    cork(true);
+    cork(false);
+    config::stand_in(false);
+    assert_eq!(hears(), (false, false));
+    pair.close();
+}

@@ -32,7 +32,7 @@ use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::signals::Runs;
 use crate::{acts, headroom, lifeline, lock};
-use core::sync::atomic::Ordering::Relaxed;
+use core::sync::atomic::Ordering::{Relaxed, Release};
 use libc::iovec;
 use look::untold;
 use reserve::Patience;
@@ -139,7 +139,8 @@ fn say_more(c: &shmring::driver::Conn, flags: i32) {
 }
 
 /// `TCP_CORK` (tcp(7)). On the ring nothing is held back for want of a full segment, so a program that corks and
-/// uncorks around every answer needs no system call for it. `real` tells the kernel.
+/// uncorks around every answer needs no system call for it. Who stands in for the peer is told: on the wire it is held back. `real` tells
+/// the kernel.
 pub fn cork(ep: Ep, on: bool, real: impl FnOnce() -> i32) -> i32 {
     let Some(held) = lock::take(&ep.tx_token, Some(&ep.tx_taken)) else { return real() };
     let known = ep.tx_phase.get() == TxPhase::Ring && ep.cork.load(Relaxed) != 0;
@@ -151,7 +152,25 @@ pub fn cork(ep: Ep, on: bool, real: impl FnOnce() -> i32) -> i32 {
         _ => 0,
     };
     ep.cork.store(now, Relaxed);
+    let told = match ep.chan() {
+        Some(chan) if r == 0 && ep.stands_in.load(Relaxed) & PEER_STANDS_IN != 0 => {
+            let c = conn(ep, chan);
+            let was = c.sent().manner.load(Relaxed) & layout::CORKED != 0;
+            say(&c, layout::CORKED, on);
+            if was && !on {
+                let word = &c.sent().manner;
+                word.store(word.load(Relaxed).wrapping_add(layout::PUSH), Release);
+                Some(chan)
+            } else {
+                None
+            }
+        }
+        _ => None,
+    };
     held.release();
+    if let Some(chan) = told {
+        chan.notify(ep.slot.load(Relaxed) as usize);
+    }
     r
 }
 

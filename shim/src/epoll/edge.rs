@@ -49,7 +49,7 @@ pub(super) fn note_edge(ep: Ep, w: &Watch) {
         return;
     }
     let Some(chan) = ep.chan() else { return };
-    let data = written(ep, chan) != w.seen.load(Relaxed);
+    let data = written(ep, chan) != w.seen.load(Relaxed) || rx::is_pushed(ep, chan);
     let space = note_space(ep, chan, w);
     if data && events & !WRITE & NEWS != 0 || space && events & WRITE != 0 {
         w.flags.fetch_or(EDGE, Relaxed);

@@ -253,7 +253,11 @@ fn holds(s: &Set, fd: c_int, w: &Watch) -> Option<(&'static Chan, u64, i16)> {
             mask &= !libc::POLLPRI;
         }
     }
-    let r = upkeep::now(ep, chan, number(ep, fd), mask) & mask;
+    let mut r = upkeep::now(ep, chan, number(ep, fd), mask) & mask;
+    if rx::is_pushed(ep, chan) {
+        // Nothing may have come that can be read; but something can be done.
+        r |= mask & (libc::POLLIN | libc::POLLRDNORM);
+    }
     if mask & !r & libc::POLLPRI != 0 {
         w.flags.fetch_or(CALM, Relaxed);
     }
@@ -275,6 +279,9 @@ fn report_one(s: &Set, fd: c_int, w: &Watch, since: u64, looked: u64, out: &mut 
         if out.fault {
             // Not reported: still to be.
             return s.append(fd);
+        }
+        if let Some(ep) = w.ep.load(Relaxed).filter(|ep| rx::is_pushed(*ep, chan)) {
+            rx::push_is_told(ep, chan);
         }
     }
     w.seen.store(seen, Relaxed);

@@ -11,7 +11,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use engine::inplace::chunk::{self, Chunk};
 use engine::inplace::keep::{self, Kept};
 use engine::inplace::{self, COUNTS, Copying, Spans};
-use engine::{fds, io};
+use engine::{fds, io, rx};
 use host::{real, usercopy};
 use libc::{iovec, size_t, ssize_t};
 
@@ -242,8 +242,7 @@ pub unsafe extern "C" fn culvert_1_path(fd: c_int) -> c_uint {
         path |= RECEIVING;
         if let Some(chan) = ep.chan() {
             // As the sender has it, for who stands in for its peer.
-            let manner = &chan.slot(ep.slot.load(Relaxed) as usize).producer[chan.role().rx()].manner;
-            path |= (manner.load(Relaxed) & (layout::WAITS | layout::MORE)) << 2;
+            path |= (rx::manner(ep, chan) & (layout::WAITS | layout::MORE | layout::CORKED)) << 2;
         }
     }
     path

@@ -75,6 +75,8 @@ pub struct Conn {
     /// The program has not set TCP_NODELAY, as its ring says: a small segment waits while another one is not acknowledged. Not so of what comes
     /// over the inner socket, which has waited there.
     pub waits: bool,
+    /// The program has set TCP_CORK, as its ring says: a segment that is not full waits.
+    pub corked: bool,
     /// The last ACK of the inner socket's handshake.
     pub ack: Ack,
     /// The program sends no more.
@@ -128,6 +130,7 @@ impl Conn {
             reset: false,
             writable: false,
             waits: false,
+            corked: false,
             ack: Ack::Sent,
             program_ended: false,
             remote_ended: false,

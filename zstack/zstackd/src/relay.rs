@@ -118,8 +118,10 @@ fn from_program<P: Wire>(conn: &mut Conn, endpoint: &mut Endpoint<P>, inner: &Ar
             }
             Err(e) if e.kind() == ErrorKind::WouldBlock => {
                 conn.readable = false;
+                // It may have been told of a cork that is out: what waits goes then.
+                let more = conn.corked && follows(conn, inner);
                 // Gives the ring back, if nothing is in it.
-                let _ = endpoint.commit(conn.outer, 0, false);
+                let _ = endpoint.commit(conn.outer, 0, more);
             }
             Err(e) if e.kind() == ErrorKind::Interrupted => {}
             Err(_) => return Outcome::ProgramGone,
@@ -160,12 +162,13 @@ fn lend<P: Wire>(
     Ok(lent.len)
 }
 
-/// Whether the program has said that more follows what was just read, which may wait for it (MSG_MORE). Notes whether its small segments wait for
+/// Whether the program has said that more follows what was just read, which may wait for it (MSG_MORE, TCP_CORK). Notes whether its small segments wait for
 /// acknowledgements. Asked behind the read: what was said with bytes was said before them.
 fn follows(conn: &mut Conn, inner: &TcpStream) -> bool {
     let manner = culvert::manner(&inner);
     conn.waits = manner.waits;
-    manner.more
+    conn.corked = manner.corked;
+    manner.more || manner.corked
 }
 
 /// Gives a program the room of its ring that the engine is done with.

@@ -398,13 +398,15 @@ impl<P: Wire> Worker<P> {
             Stage::Inward => self.inward_ready(index),
             Stage::Open => {
                 self.send_acks_before(index);
-                let (said, waits) = (|conn: &Conn| (conn.sent, conn.program_ended), self.conns[index].waits);
+                let said = |conn: &Conn| (conn.sent, conn.program_ended);
+                let segments = |conn: &Conn| (conn.waits, conn.corked);
+                let wanted = segments(&self.conns[index]);
                 let before = said(&self.conns[index]);
                 let outcome = relay::pump(&mut self.conns[index], &mut self.endpoint);
                 if said(&self.conns[index]) != before {
                     self.has_sent(index);
                 }
-                if self.conns[index].waits != waits {
+                if segments(&self.conns[index]) != wanted {
                     self.set_options(index);
                 }
                 self.hold_ack(index);

@@ -434,12 +434,20 @@ for _ in range(20):
     s.sendall(b'x')
     s.recv(1)
 print('up', flush=True)
+def set(option, value):
+    s.setsockopt(socket.IPPROTO_TCP, option, value)
 for line in sys.stdin:
     ways = line.split()
-    s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 'nodelay' in ways)
+    set(socket.TCP_NODELAY, 'nodelay' in ways)
+    if 'cork' in ways:
+        set(socket.TCP_CORK, 1)
     for last in (False, False, False, True):
         s.send(b'0123456789', socket.MSG_MORE if 'more' in ways and not last else 0)
-        time.sleep(0.004)
+        time.sleep(0 if 'quick' in ways else 0.004)
+    if 'cork' in ways:
+        # Most often it is out when all has been read, and nothing but it tells of that.
+        time.sleep(0.001)
+        set(socket.TCP_CORK, 0)
     s.recv(1)
     print('answered', flush=True)
 ";
@@ -472,7 +480,14 @@ fn what_a_program_wants_in_one_segment_goes_in_one() {
         let (mut far, _) = listener.accept().expect("a connection");
         greet(&mut far);
         assert_eq!(sender.says(), "up");
-        for (way, wanted) in [("nodelay", 4..5), ("nodelay more", 1..2), ("waits", 1..3), ("waits more", 1..2)] {
+        for (way, wanted) in [
+            ("nodelay", 4..5),
+            ("nodelay more", 1..2),
+            ("waits", 1..3),
+            ("waits more", 1..2),
+            ("waits cork", 1..2),
+            ("nodelay", 4..5),
+        ] {
             let mut told = vec![];
             let seen = (0..20).any(|_| {
                 let before = data_segments(&far);
@@ -484,6 +499,13 @@ fn what_a_program_wants_in_one_segment_goes_in_one() {
                 wanted.contains(told.last().expect("one"))
             });
             assert!(seen, "{way}: {told:?} segments");
+        }
+        // What a cork has held back goes when it is taken out: each time a fifth of a second later would be too late for this test.
+        for _ in 0..700 {
+            sender.tell("waits cork quick");
+            far.read_exact(&mut [0; 40]).expect("what was sent");
+            far.write_all(b"y").expect("written");
+            assert_eq!(sender.says(), "answered");
         }
         drop(sender.process.0.stdin.take());
         let (status, _) = sender.process.finish(LIMIT);

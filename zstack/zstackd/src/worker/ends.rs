@@ -326,6 +326,7 @@ impl<P: Wire> Worker<P> {
             keepalive_idle,
             user_timeout: conn.timeout,
             nodelay: !conn.waits,
+            cork: conn.corked,
             ..self.options
         };
         self.endpoint.set_options(conn.outer, options);
