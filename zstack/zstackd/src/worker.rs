@@ -304,7 +304,7 @@ impl<P: Wire> Worker<P> {
 
     /// Naps instead of a sleep, if that is better: see `pace.rs`.
     fn nap(&mut self) -> bool {
-        let Some(nap) = self.pace.nap() else { return false };
+        let Some(nap) = self.pace.nap(self.clock.now()) else { return false };
         self.counters.count(Counter::Naps);
         std::thread::sleep(self.sleep().map_or(nap, |limit| limit.min(nap)));
         true
@@ -376,11 +376,16 @@ impl<P: Wire> Worker<P> {
             let Some(index) = self.work.pop_front() else { break };
             let Some(conn) = self.conns.get_mut(index) else { continue };
             conn.queued = false;
-            let before = conn.received;
+            let before = (conn.received, conn.sent);
             self.advance(index);
-            if let Some(conn) = self.conns.get_mut(index).filter(|conn| conn.received > before) {
-                brought += conn.received - before;
-                self.pace.brought(now, std::mem::replace(&mut conn.brought, now));
+            if let Some(conn) = self.conns.get_mut(index).filter(|conn| (conn.received, conn.sent) != before) {
+                // Another one may have its place by now.
+                let received = conn.received.saturating_sub(before.0);
+                self.pace.moved(now, conn.brought, received, conn.sent.saturating_sub(before.1));
+                if received > 0 {
+                    conn.brought = now;
+                }
+                brought += received;
             }
             if brought >= MUCH {
                 culvert::settle();
