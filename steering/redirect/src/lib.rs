@@ -2,10 +2,12 @@
 #![deny(unsafe_code)]
 
 mod group;
+mod receive;
 pub mod relay;
 mod rules;
 mod set;
 mod sys;
 
 pub use group::{Opened, root};
+pub use receive::receive;
 pub use set::{Presence, Set};

@@ -2,8 +2,12 @@
 
 use clap::{Parser, Subcommand};
 use culvert_redirect::relay::{Onward, serve};
-use culvert_redirect::{Opened, Presence, Set};
+use culvert_redirect::{Opened, Presence, Set, receive};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use steering::{Group, diversions_text, parse_diversions};
 
@@ -65,7 +69,23 @@ enum Action {
         rules: String,
         /// The middlebox and its arguments
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-        command: Vec<std::ffi::OsString>,
+        command: Vec<OsString>,
+    },
+    /// Start a middlebox that gets connections which come from other hosts by an interface, whatever address and port of this host they are for; as long
+    /// as it lives. It must make its listeners itself, and not close descriptors that it does not know
+    #[command(after_help = "RULES as those of `set`, in one argument; `to` is where the middlebox listens")]
+    Receive {
+        /// The interface
+        interface: String,
+        /// The middlebox's control group, into which it is brought
+        #[arg(long)]
+        middlebox: Group,
+        /// The rules
+        #[arg(long)]
+        rules: String,
+        /// The middlebox and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
     },
     /// Be a middlebox that only passes on, each connection to where its client wanted to go. By `culvert run` it is a program under culvert towards the other side
     Relay {
@@ -132,6 +152,9 @@ fn run(action: &Action) -> Result<(), String> {
             let none = || format!("{clients} has no redirects: culvert-redirect attach {clients}");
             Set::of(clients)?.ok_or_else(none)?.change(&rules)
         }
+        Action::Receive { interface, middlebox, rules, command } => {
+            start(&receive(interface, middlebox, &parse_diversions(rules)?)?, Some(middlebox), command)
+        }
         Action::Hold { clients, middlebox, rules, command } => hold(clients, middlebox.as_ref(), rules, command),
         Action::Relay { listen, to, proxy_protocol } => relay(listen, Onward { to: *to, proxy: *proxy_protocol }),
     }
@@ -150,17 +173,19 @@ fn relay(listen: &[SocketAddr], onward: Onward) -> Result<(), String> {
     Err(ended.recv().unwrap_or_default())
 }
 
-/// Returns only if it fails.
-fn hold(clients: &Group, middlebox: Option<&Group>, rules: &str, command: &[std::ffi::OsString]) -> Result<(), String> {
-    use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-    use std::os::unix::process::CommandExt;
+fn hold(clients: &Group, middlebox: Option<&Group>, rules: &str, command: &[OsString]) -> Result<(), String> {
     let rules = parse_diversions(rules)?;
     let held = Set::hold(clients, middlebox)?;
     Set::of(clients)?.ok_or("the programs are gone again")?.change(&rules)?;
+    start(&held, middlebox, command)
+}
+
+/// Becomes the middlebox, which inherits the descriptors. Returns only if it fails.
+fn start(held: &[OwnedFd], middlebox: Option<&Group>, command: &[OsString]) -> Result<(), String> {
     if let Some(group) = middlebox {
         Opened::new(group)?.ok_or_else(|| format!("there is no control group {group}"))?.enter()?;
     }
-    for link in &held {
+    for link in held {
         fcntl(link, FcntlArg::F_SETFD(FdFlag::empty())).map_err(|e| format!("a program's descriptor: {e}"))?;
     }
     let (program, arguments) = command.split_first().ok_or("there is no command")?;

@@ -25,6 +25,10 @@ pub struct Onward {
 
 /// Accepts connections and passes them on, until accepting fails for good.
 pub fn serve(listener: &TcpListener, onward: Onward) -> io::Error {
+    let own = match listener.local_addr() {
+        Ok(own) => own,
+        Err(e) => return e,
+    };
     loop {
         let client = match listener.accept() {
             Ok((client, _)) => client,
@@ -44,7 +48,7 @@ pub fn serve(listener: &TcpListener, onward: Onward) -> io::Error {
         resets(&client, true);
         let builder = thread::Builder::new().stack_size(STACK + BUFFER);
         if let Err(e) = builder.spawn(move || {
-            if let Err(e) = carry(&client, onward) {
+            if let Err(e) = carry(&client, own, onward) {
                 eprintln!("culvert-redirect: {e}");
             }
         }) {
@@ -60,17 +64,17 @@ fn resets(stream: &TcpStream, yes: bool) {
     let _ = setsockopt(stream, sockopt::Linger, &libc::linger { l_onoff: yes.into(), l_linger: 0 });
 }
 
-fn carry(client: &TcpStream, onward: Onward) -> Result<(), String> {
+fn carry(client: &TcpStream, own: SocketAddr, onward: Onward) -> Result<(), String> {
     let failed = |e: io::Error| format!("a client's connection: {e}");
     let peer = client.peer_addr().map_err(failed)?;
     let asked = culvert::asked(client).map_err(failed)?;
-    let own = client.local_addr().map_err(failed)?;
-    let own = SocketAddr::new(own.ip().to_canonical(), own.port());
+    // Where the listener has all addresses, this is one of them.
+    let itself = asked.port() == own.port() && (own.ip().is_unspecified() || asked.ip() == own.ip());
     let to = match onward.to {
         Some(to) => to,
-        None if asked == own => {
+        None if itself => {
             return Err(format!(
-                "{peer} has asked for {own}, which is this relay (or nobody tells it for whom: is it in the group `--middlebox`?)"
+                "{peer} has asked for {asked}, which is this relay (or nobody tells it for whom: is it in the group `--middlebox`?)"
             ));
         }
         None => asked,

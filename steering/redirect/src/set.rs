@@ -74,7 +74,7 @@ fn rights(error: &io::Error) -> &'static str {
     }
 }
 
-fn failed(what: &str) -> impl Fn(libbpf_rs::Error) -> String + '_ {
+pub(crate) fn failed(what: &str) -> impl Fn(libbpf_rs::Error) -> String + '_ {
     // EPERM; EACCES is what the verifier says.
     move |error| match error.to_string() {
         text if text.contains("os error 1)") => format!("{what}: {text}: it takes root (CAP_BPF and CAP_NET_ADMIN)"),
@@ -298,15 +298,20 @@ impl Set {
 
     /// Gives other rules: from one connection to the next. Connections that have begun stay where they are.
     pub fn change(&self, all: &[Diversion]) -> Result<(), String> {
-        let options = bpf_map_create_opts { sz: size_of::<bpf_map_create_opts>() as _, ..Default::default() };
-        let table = MapHandle::create(MapType::Array, Some("table"), 4, SIZE as u32, MOST_DIVERSIONS as u32, &options)
-            .map_err(failed("a table of rules"))?;
-        for (at, rule) in (0_u32..).zip(all) {
-            table.update(&at.to_ne_bytes(), &rules::bytes(rule), MapFlags::ANY).map_err(failed("a rule"))?;
-        }
-        let number = table.as_fd().as_raw_fd().to_ne_bytes();
-        self.map("rules")?.update(&[0; 4], &number, MapFlags::ANY).map_err(failed("the rules"))
+        change(self.map("rules")?, all)
     }
+}
+
+/// Puts a table with these rules into their map.
+pub(crate) fn change(map: &MapHandle, all: &[Diversion]) -> Result<(), String> {
+    let options = bpf_map_create_opts { sz: size_of::<bpf_map_create_opts>() as _, ..Default::default() };
+    let table = MapHandle::create(MapType::Array, Some("table"), 4, SIZE as u32, MOST_DIVERSIONS as u32, &options)
+        .map_err(failed("a table of rules"))?;
+    for (at, rule) in (0_u32..).zip(all) {
+        table.update(&at.to_ne_bytes(), &rules::bytes(rule), MapFlags::ANY).map_err(failed("a rule"))?;
+    }
+    let number = table.as_fd().as_raw_fd().to_ne_bytes();
+    map.update(&[0; 4], &number, MapFlags::ANY).map_err(failed("the rules"))
 }
 
 /// Whether a set has a client's program.

@@ -1,5 +1,5 @@
 //! Programs that are attached to control groups without a link: they stay when the process that has attached them ends.
-// Unsafe here: five calls of libbpf that libbpf-rs does not have.
+// Unsafe here: five calls of libbpf that libbpf-rs does not have, and an option that no crate asks for.
 #![allow(unsafe_code)]
 
 use libbpf_rs::libbpf_sys::{
@@ -9,6 +9,7 @@ use libbpf_rs::libbpf_sys::{
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
 use std::ptr::{null, null_mut};
 
 /// Where in a group a program is attached (bpf_attach_type).
@@ -50,6 +51,18 @@ pub(crate) fn attached(group: BorrowedFd<'_>, kind: Kind, effective: bool) -> io
     // SAFETY: at most `count` numbers are written to `ids`, which has room for so many; libbpf leaves out what is null.
     result(unsafe { bpf_prog_query(group.as_raw_fd(), kind, flags, null_mut(), ids.as_mut_ptr(), &mut count) })?;
     Ok(ids[..(count as usize).min(MOST)].to_vec())
+}
+
+/// The number of the caller's network namespace, which no other one ever has.
+pub(crate) fn network() -> io::Result<u64> {
+    const SO_NETNS_COOKIE: i32 = 71;
+    let socket = UnixDatagram::unbound()?;
+    let (mut cookie, mut len) = (0_u64, size_of::<u64>() as libc::socklen_t);
+    // SAFETY: `cookie` has room for `len` bytes.
+    let r = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
+    };
+    if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A program's name, and the numbers of its maps.
