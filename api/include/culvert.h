@@ -313,7 +313,8 @@ int culvert_counts(struct culvert_counts *counts, size_t size) CULVERT_NAME("cou
  * Which directions of a connection are on a ring now: 1 sending, 2 receiving. Changes at any time. Fails never: 0.
  *
  * Of what a process receives that stands in for other hosts, also: 4, a small segment is to wait while another one is not acknowledged
- * (the sender has not set TCP_NODELAY); 8, the last bytes were sent with MSG_MORE.
+ * (the sender has not set TCP_NODELAY); 8, the last bytes were sent with MSG_MORE; 16, segments that are not full are to wait (TCP_CORK). When a
+ * cork is taken out, an epoll set says once that there is something to read.
  */
 unsigned culvert_path(int fd) CULVERT_NAME("path");
 

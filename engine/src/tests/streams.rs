@@ -248,6 +248,7 @@ fn a_peek_that_wants_more_than_there_is_sees_the_end_behind_a_long_echo() {
 /// Nothing is held back on the ring; who carries the bytes to another host does it there, and is told when it is over.
 #[test]
 fn who_stands_in_for_another_host_is_told_of_a_cork_and_of_its_end() {
+    use crate::kernel::Kernel as _;
     use crate::{config, rx, tx};
     use core::sync::atomic::Ordering::Relaxed;
     use shmring::family::PEER_STANDS_IN;
@@ -282,5 +283,16 @@ fn who_stands_in_for_another_host_is_told_of_a_cork_and_of_its_end() {
     cork(false);
     config::stand_in(false);
     assert_eq!(hears(), (false, false));
+    pair.close();
+    // One that it has set before the connection came to a ring.
+    let pair = world.pair();
+    pair.a.ep.local().stands_in.store(PEER_STANDS_IN, Relaxed);
+    assert_eq!(Simulated::set_option(pair.a.fd, libc::IPPROTO_TCP, libc::TCP_CORK, 1), 0);
+    pair.attach(RING);
+    let (b, chan) = (pair.b.ep, pair.b.ep.chan().unwrap());
+    assert!(rx::manner(b, chan) & CORKED != 0);
+    assert_eq!(Simulated::set_option(pair.a.fd, libc::IPPROTO_TCP, libc::TCP_NODELAY, 1), 0);
+    tx::manner_set(pair.a.ep, pair.a.ep.chan().unwrap(), pair.a.fd);
+    assert!(rx::manner(b, chan) & CORKED != 0);
     pair.close();
 }

@@ -108,7 +108,7 @@ pub fn buffer_set(ep: Ep, chan: &Chan, fd: i32) {
     chan.tell_holders(slot);
 }
 
-/// The program has set `TCP_NODELAY`, or may have before the connection was attached: who stands in for the peer is told.
+/// The program has set `TCP_NODELAY`, or may have before the connection was attached, or `TCP_CORK` then: who stands in for the peer is told.
 pub fn manner_set(ep: Ep, chan: &Chan, fd: i32) {
     if ep.stands_in.load(Relaxed) & PEER_STANDS_IN == 0 {
         return;
@@ -116,6 +116,11 @@ pub fn manner_set(ep: Ep, chan: &Chan, fd: i32) {
     let Some(held) = lock::take(&ep.tx_token, Some(&ep.tx_taken)) else { return };
     let waits = lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_NODELAY) == Ok(0);
     say(&conn(ep, chan), layout::WAITS, waits);
+    if ep.cork.load(Relaxed) == 0 {
+        // The kernel knows.
+        let corked = lifeline::option(fd, libc::IPPROTO_TCP, libc::TCP_CORK) == Ok(1);
+        say(&conn(ep, chan), layout::CORKED, corked);
+    }
     held.release();
 }
 
