@@ -182,7 +182,8 @@ fn bench(args: &[&str]) -> bool {
     // All rows, or some of those with another host.
     let all = args.iter().all(|arg| arg.starts_with("--") || arg.parse::<u32>().is_ok());
     let dpdk = (all || args.iter().any(|arg| arg.starts_with("zstack"))) && !args.contains(&"--list");
-    if !build(&mut Tally::default()) || !installed(args) || dpdk && !with_dpdk::ready() {
+    let split = (all || args.iter().any(|arg| arg.starts_with("split"))) && !args.contains(&"--list");
+    if !build(&mut Tally::default()) || !installed(args) || dpdk && !with_dpdk::ready() || split && !build_split() {
         return false;
     }
     let mut c = Command::new(culvert());
@@ -192,6 +193,14 @@ fn bench(args: &[&str]) -> bool {
     }
     println!("\n# {}\n", step::show(&c));
     status(c)
+}
+
+/// Builds `culvert-split`, which the rows of its own run.
+fn build_split() -> bool {
+    let mut c = cargo();
+    c.args(["build", "--release", "-p", "culvert-split"]);
+    debian::install(debian::BUILD)
+        && Step::new("build culvert-split", c, Duration::from_secs(600)).run(&mut Tally::default())
 }
 
 /// Installs the programs that `culvert bench ARGS` runs.

@@ -10,6 +10,7 @@ mod remote;
 mod report;
 mod row;
 mod rows;
+mod split;
 
 use serde_json::json;
 
@@ -67,14 +68,16 @@ fn list(rows: &[&Row], as_json: bool) {
 
 /// All rows, in the table's order.
 fn all() -> impl Iterator<Item = &'static Row> {
-    rows::ROWS.iter().chain(messages::ROWS).chain(api::ROWS).chain(remote::ROWS)
+    rows::ROWS.iter().chain(messages::ROWS).chain(api::ROWS).chain(remote::ROWS).chain(split::ROWS)
 }
 
-/// The rows named, in the table's order; `api`, `cpu`, `remote` and `zstack` stand for all that begin so, `local` for all whose both ends are here.
+/// The rows named, in the table's order; `api`, `cpu`, `remote`, `split` and `zstack` stand for all that begin so, `local` for all whose both ends are here.
 fn choose(names: &[String]) -> Result<Vec<&'static Row>, String> {
     let stands_for = |name: &str, row: &Row| match name {
         "local" => rows::ROWS.iter().chain(messages::ROWS).chain(api::ROWS).any(|r| r.id == row.id),
-        "api" | "cpu" | "remote" | "zstack" => row.id.strip_prefix(name).is_some_and(|rest| rest.starts_with('-')),
+        "api" | "cpu" | "remote" | "split" | "zstack" => {
+            row.id.strip_prefix(name).is_some_and(|rest| rest.starts_with('-'))
+        }
         _ => row.id == name,
     };
     match names.iter().find(|n| !all().any(|r| stands_for(n, r))) {
@@ -146,7 +149,7 @@ mod tests {
         assert_eq!(ids(&["remote"]).unwrap(), ["remote-client", "remote-server"]);
         let zstack = ids(&["zstack"]).unwrap();
         assert_eq!(zstack, remote::ROWS.iter().map(|r| r.id).collect::<Vec<_>>());
-        assert_eq!([ids(&["local"]).unwrap(), zstack].concat(), ids(&[]).unwrap());
+        assert_eq!([ids(&["local"]).unwrap(), zstack, ids(&["split"]).unwrap()].concat(), ids(&[]).unwrap());
         assert_eq!(ids(&["rtt", "speed"]).unwrap_err(), "speed");
     }
 }

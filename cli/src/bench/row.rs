@@ -42,6 +42,8 @@ pub enum Equipment {
     Zstackd,
     /// The other side of rows beside iceoryx2.
     Iceoryx2,
+    /// The command `culvert-split`.
+    Split,
 }
 
 /// One line of the table.

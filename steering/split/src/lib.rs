@@ -4,4 +4,4 @@
 pub mod rules;
 mod split;
 
-pub use split::{Count, OBJECT, OTHERS, Split};
+pub use split::{Count, OBJECT, OTHERS, Split, cost};

@@ -109,6 +109,9 @@ fn verdict(to: &Target) -> u32 {
     }
 }
 
+/// How an IPv4 address as one of IPv6's begins.
+pub const MAPPED: [u8; 12] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff];
+
 /// A network of IPv4 as one of mapped addresses.
 fn mapped(prefix: Prefix) -> (u32, [u8; 16]) {
     match prefix.ip {

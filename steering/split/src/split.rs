@@ -3,10 +3,11 @@
 use crate::rules::{self, RULES, Rules, Tables};
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
-use libbpf_rs::{MapCore, MapFlags, MapHandle, OpenObject, Program, Xdp, XdpFlags};
+use libbpf_rs::{MapCore, MapFlags, MapHandle, OpenObject, Program, ProgramInput, ProgramMut, Xdp, XdpFlags};
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 #[allow(unsafe_code, missing_docs, clippy::all, clippy::undocumented_unsafe_blocks)]
 mod skeleton {
@@ -89,7 +90,7 @@ impl Split {
     pub fn attach(interface: &str) -> Result<Split, String> {
         let index = index_of(interface)?;
         load(None, &Rules::new(), false, |program| {
-            Xdp::new(program).attach(index, XdpFlags::UPDATE_IF_NOEXIST).map_err(|e| match e.to_string() {
+            Xdp::new(program.as_fd()).attach(index, XdpFlags::UPDATE_IF_NOEXIST).map_err(|e| match e.to_string() {
                 text if text.contains("os error 16)") => {
                     format!("{interface} has another XDP program: ip link show {interface}")
                 }
@@ -139,7 +140,7 @@ impl Split {
             counters.update_percpu(&at.to_ne_bytes(), &zeros, MapFlags::ANY).map_err(failed("its counters"))?;
         }
         load(Some(self), rules, true, |program| {
-            Xdp::new(program)
+            Xdp::new(program.as_fd())
                 .replace(self.index, self.program.as_fd())
                 .map_err(|e| format!("the program was changed meanwhile, or taken away: {e}"))
         })
@@ -173,12 +174,28 @@ impl Split {
     }
 }
 
+/// What a packet costs under these rules: so many runs of the program on it, on no interface. The median of several times so many.
+pub fn cost(rules: &Rules, packet: &[u8], repeat: u32) -> Result<Duration, String> {
+    let mut median = Duration::ZERO;
+    load(None, rules, true, |program| {
+        let run = |_| {
+            let input = ProgramInput { data_in: Some(packet), repeat, ..ProgramInput::default() };
+            program.test_run(input).map(|output| output.duration).map_err(failed("BPF_PROG_TEST_RUN"))
+        };
+        let mut runs = (0..9).map(run).collect::<Result<Vec<_>, _>>()?;
+        runs.sort_unstable();
+        median = runs[runs.len() / 2];
+        Ok(())
+    })?;
+    Ok(median)
+}
+
 /// Loads an instance with these rules, and has it put in its place.
 fn load(
     before: Option<&Split>,
     rules: &Rules,
     pinned: bool,
-    place: impl FnOnce(BorrowedFd<'_>) -> Result<(), String>,
+    place: impl FnOnce(&ProgramMut<'_>) -> Result<(), String>,
 ) -> Result<(), String> {
     let lacks = failed("the XDP program (it takes Linux 5.10 or later with CONFIG_BPF_SYSCALL and CONFIG_XDP_SOCKETS)");
     let tables = Tables::of(rules);
@@ -216,10 +233,18 @@ fn load(
         table.as_flattened().iter().for_each(|word| all.extend_from_slice(&word.to_ne_bytes()));
         all
     };
-    for (map, table) in [(&loaded.maps.sources, &tables.sources), (&loaded.maps.destinations, &tables.destinations)] {
+    for (map, of_ipv4, table) in [
+        (&loaded.maps.sources, &loaded.maps.sources4, &tables.sources),
+        (&loaded.maps.destinations, &loaded.maps.destinations4, &tables.destinations),
+    ] {
         for ((len, ip), bits) in table {
             let key = [&len.to_ne_bytes()[..], ip].concat();
             map.update(&key, &bytes(&[*bits]), MapFlags::ANY).map_err(&lacks)?;
+            // A mapped one. Whether it was told as IPv6's or as IPv4's, the kinds of rules keep apart.
+            if let Some(len) = len.checked_sub(96).filter(|_| ip[..12] == rules::MAPPED) {
+                let key = [&len.to_ne_bytes()[..], &ip[12..]].concat();
+                of_ipv4.update(&key, &bytes(&[*bits]), MapFlags::ANY).map_err(&lacks)?;
+            }
         }
     }
     for (map, table) in [
@@ -239,5 +264,5 @@ fn load(
         text.resize(256, 0);
         loaded.maps.told.update(&at.to_ne_bytes(), &text, MapFlags::ANY).map_err(&lacks)?;
     }
-    place(loaded.progs.split.as_fd())
+    place(&loaded.progs.split)
 }

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use super::super::api;
 use super::super::procs::{Job, Side};
 use super::super::row::{Equipment, Setup, program, workload};
+use super::super::{api, split};
 use crate::zstackd;
 
 /// The host that is measured: on the kernel's side its veth has this address, on the other one the engine or zstackd.
@@ -241,6 +241,7 @@ pub fn missing(s: &Setup, what: Equipment) -> Option<String> {
             })
             .map_or_else(|e| Some(e.to_string()), |text| without_dpdk("zstack", &text)),
         Equipment::Iceoryx2 => api::iceoryx2().err().map(|e| e.to_string()),
+        Equipment::Split => split::program().err().map(|e| e.to_string()),
         Equipment::Zstackd => match zstackd::locate() {
             Err((_, e)) => Some(e),
             Ok(path) => {
