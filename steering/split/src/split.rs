@@ -1,5 +1,6 @@
 //! The XDP program on an interface: one instance for each set of rules, put in the place of the one before at once.
 
+use crate::detach;
 use crate::rules::{self, RULES, Rules, Tables};
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
@@ -100,9 +101,10 @@ impl Split {
         Split::on(interface)?.ok_or_else(|| format!("{interface}: the program is gone again"))
     }
 
-    /// Takes it away. Its pins and counters end.
+    /// Takes it away, if it is still the one there. Its pins and counters end.
     pub fn detach(self) -> Result<(), String> {
-        Xdp::new(self.program.as_fd()).detach(self.index, XdpFlags::NONE).map_err(failed("detaching"))
+        let changed = |e| format!("the program was changed meanwhile, or taken away: {e}");
+        detach::detach(self.index, self.program.as_fd()).map_err(changed)
     }
 
     fn map(&self, name: &str) -> Result<&MapHandle, String> {

@@ -187,6 +187,8 @@ fn another_program_stays() {
     split.change(&rules(&["protocol udp to drop".into()])).expect("changed");
     let error = old.change(&rules(&["protocol tcp to drop".into()])).expect_err("an old view");
     assert!(error.contains("meanwhile"), "{error}");
+    let error = old.detach().expect_err("an old view");
+    assert!(error.contains("meanwhile"), "{error}");
     let now = Split::on("here").expect("asked").expect("there");
     assert_eq!(now.rules().expect("its rules"), rules(&["protocol udp to drop".into()]));
     now.detach().expect("detached");
