@@ -5,6 +5,7 @@
 // Unsafe here: sockets and signals, by libc.
 #![allow(unsafe_code)]
 
+mod bare;
 mod crowd;
 mod forward;
 mod messages;
@@ -142,13 +143,23 @@ pub enum Role {
         #[arg(long)]
         seconds: u32,
     },
-    /// Sends back a word by memory that it shares, and nothing else
-    BareServer,
-    /// Sends it a word, and waits for it, in turn
+    /// Takes words, and messages, by memory that it shares, and nothing else
+    BareServer {
+        /// Bytes of a message; 0: there are words alone
+        #[arg(long, default_value_t = 0)]
+        size: usize,
+    },
+    /// Sends them
     BareClient {
         /// Server's memory
         #[arg(long)]
         path: String,
+        /// Who waits for whom
+        #[arg(long)]
+        pattern: messages::Pattern,
+        /// Bytes of a message; 0: there are words alone
+        #[arg(long, default_value_t = 0)]
+        size: usize,
         /// Length of the measurement, seconds
         #[arg(long)]
         seconds: u32,
@@ -214,8 +225,10 @@ pub fn main(args: &WorkloadArgs) -> u8 {
         Role::MessageClient { port, calls, pattern, size, seconds } => {
             messages::client(port, calls, pattern, size, Duration::from_secs(seconds.into()))
         }
-        Role::BareServer => messages::bare_server(),
-        Role::BareClient { path, seconds } => messages::bare_client(&path, Duration::from_secs(seconds.into())),
+        Role::BareServer { size } => bare::server(size),
+        Role::BareClient { path, pattern, size, seconds } => {
+            bare::client(&path, pattern, size, Duration::from_secs(seconds.into()))
+        }
         Role::ForwardSink { calls, all } => forward::sink(calls, all),
         Role::ForwardMiddle { port, calls } => forward::middle(port, calls),
         Role::ForwardSource { port, calls, all, seconds } => {

@@ -1,5 +1,5 @@
 //! Rows of messages in place between two programs that poll, beside something else than the kernel: smaller messages, two bare cache lines,
-//! iceoryx2. Of each message the first word alone is written and read, so that what is measured is what it costs to hand it over.
+//! iceoryx2. Of each message the first word alone is written and read, where no row says more, so that what is measured is what it costs to hand it over.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -8,10 +8,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::messages::messages;
 use super::procs::{Job, Side};
 use super::row::{BLANK, Equipment, Floor, Row, Sample, Setup, json, number, per_op, workload};
 
 const SMALL: usize = 64;
+const MIDDLE: usize = 64 << 10;
 const LARGE: usize = 1 << 20;
 
 const POLLED: Row = Row { unit: "us", higher_is_better: false, ..BLANK };
@@ -44,8 +46,23 @@ pub const ROWS: &[Row] = &[
         beside: Some("a word by two cache lines"),
         floor: Floor::Times(1.0 / 1.5),
         operation: "round trip",
-        run: |s, side| if side == Side::Kernel { bare(s) } else { in_place(s, "round-trip", SMALL) },
+        run: |s, side| {
+            if side == Side::Kernel { bare(s, "round-trip", 0, "us") } else { in_place(s, "round-trip", SMALL) }
+        },
         ..POLLED
+    },
+    Row {
+        id: "api-bare-64k",
+        title: "64 KiB one way in place, all of it written and read",
+        beside: Some("the same by bare memory, polled"),
+        unit: "msg/s",
+        floor: Floor::Times(0.9),
+        operation: "message",
+        run: |s, side| match side {
+            Side::Kernel => bare(s, "one-way", MIDDLE, "rate"),
+            side => messages(s, side, "inplace", "one-way", MIDDLE),
+        },
+        ..BLANK
     },
     Row {
         id: "api-iceoryx2",
@@ -77,12 +94,12 @@ pub const ROWS: &[Row] = &[
     },
 ];
 
-/// What a client has said, and the CPU that both have used; `server` says its own.
-fn sample(s: &Setup, client: Job, server: impl FnOnce() -> io::Result<Duration>) -> io::Result<Sample> {
+/// What a client has said, of which `what` is told, and the CPU that both have used; `server` says its own.
+fn sample(s: &Setup, client: Job, what: &str, server: impl FnOnce() -> io::Result<Duration>) -> io::Result<Sample> {
     let done = client.finish(s.length())?;
     let answer = json(&done.output)?;
     let cpu = per_op(server()? + done.cpu, number(&answer["all_operations"])?);
-    Ok(Sample { value: number(&answer["us"])?, cpu, details: BTreeMap::new() })
+    Ok(Sample { value: number(&answer[what])?, cpu, details: BTreeMap::new() })
 }
 
 fn in_place(s: &Setup, pattern: &str, size: usize) -> io::Result<Sample> {
@@ -92,15 +109,17 @@ fn in_place(s: &Setup, pattern: &str, size: usize) -> io::Result<Sample> {
     let port = server.first_line()?;
     let client = [&["message-client", "--port", &port, "--seconds", &seconds], &what[..]].concat();
     let client = s.start(workload(&client), Side::Culvert)?;
-    sample(s, client, || Ok(server.cpu()))
+    sample(s, client, "us", || Ok(server.cpu()))
 }
 
-fn bare(s: &Setup) -> io::Result<Sample> {
-    let mut server = s.start(workload(&["bare-server"]), Side::Kernel)?;
+/// By memory that two processes have, and nothing else; `what` of it is told.
+fn bare(s: &Setup, pattern: &str, size: usize, what: &str) -> io::Result<Sample> {
+    let (size, seconds) = (size.to_string(), s.seconds.to_string());
+    let mut server = s.start(workload(&["bare-server", "--size", &size]), Side::Kernel)?;
     let path = server.first_line()?;
-    let client =
-        s.start(workload(&["bare-client", "--path", &path, "--seconds", &s.seconds.to_string()]), Side::Kernel)?;
-    sample(s, client, || Ok(server.cpu()))
+    let client = ["bare-client", "--path", &path, "--pattern", pattern, "--size", &size, "--seconds", &seconds];
+    let client = s.start(workload(&client), Side::Kernel)?;
+    sample(s, client, what, || Ok(server.cpu()))
 }
 
 fn either(s: &Setup, side: Side, pattern: &str, size: usize) -> io::Result<Sample> {
@@ -133,5 +152,5 @@ fn by_iceoryx2(s: &Setup, pattern: &str, size: usize) -> io::Result<Sample> {
     server.first_line()?;
     let client = start(&["client", "--seconds", &seconds])?;
     // It takes its services with it when it ends.
-    sample(s, client, || Ok(server.finish(Duration::ZERO)?.cpu))
+    sample(s, client, "us", || Ok(server.finish(Duration::ZERO)?.cpu))
 }

@@ -94,7 +94,8 @@ fn forward(s: &Setup, side: Side, all: &[&str]) -> io::Result<Sample> {
     Ok(Sample { value: number(&answer["rate"])?, cpu, details })
 }
 
-fn messages(s: &Setup, side: Side, calls: &str, pattern: &str, size: usize) -> io::Result<Sample> {
+/// Messages of one size between two programs.
+pub fn messages(s: &Setup, side: Side, calls: &str, pattern: &str, size: usize) -> io::Result<Sample> {
     let calls = if side == Side::Culvert { calls } else { "posix" };
     let (size, seconds) = (size.to_string(), s.seconds.to_string());
     let what = ["--calls", calls, "--pattern", pattern, "--size", &size];

@@ -7,11 +7,8 @@
 
 use super::{announce, connect};
 use serde_json::json;
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::os::fd::{AsRawFd, FromRawFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// By which calls.
@@ -166,100 +163,9 @@ fn polled<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 }
 
 /// A program that polls goes on, and leaves the processor now and then to the other one, where there is but one.
-fn pause(tries: &mut u32) {
+pub(super) fn pause(tries: &mut u32) {
     *tries += 1;
     if tries.is_multiple_of(1024) { std::thread::yield_now() } else { std::hint::spin_loop() }
-}
-
-/// Memory of two processes, and nothing else: a word in a cache line of its own goes there, and another one comes back.
-struct Lines {
-    at: *const [Line; 2],
-    _memory: File,
-}
-
-#[repr(align(128))]
-struct Line(AtomicU64);
-
-impl Lines {
-    fn new(memory: File) -> io::Result<Lines> {
-        let (read, write) = (libc::PROT_READ, libc::PROT_WRITE);
-        // SAFETY: a mapping of its own, as long as the process.
-        let at = unsafe {
-            let len = size_of::<[Line; 2]>();
-            libc::mmap(std::ptr::null_mut(), len, read | write, libc::MAP_SHARED, memory.as_raw_fd(), 0)
-        };
-        if at == libc::MAP_FAILED {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(Lines { at: at.cast(), _memory: memory })
-        }
-    }
-
-    fn get(&self) -> (&AtomicU64, &AtomicU64) {
-        // SAFETY: mapped and aligned as a page is, of words that are atomic.
-        let [there, back] = unsafe { &*self.at };
-        (&there.0, &back.0)
-    }
-}
-
-/// What it is to wait for `word` to be another number than this.
-fn another(word: &AtomicU64, than: u64) -> u64 {
-    let mut tries = 0;
-    loop {
-        match word.load(Ordering::Acquire) {
-            n if n == than => pause(&mut tries),
-            n => return n,
-        }
-    }
-}
-
-/// Sends back what comes by [`Lines`] until that is the last.
-pub fn bare_server() -> io::Result<()> {
-    // SAFETY: a name; the descriptor is ours.
-    let memory = unsafe {
-        let fd = libc::memfd_create(c"lines".as_ptr(), libc::MFD_CLOEXEC);
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        File::from_raw_fd(fd)
-    };
-    memory.set_len(size_of::<[Line; 2]>() as u64)?;
-    announce(format!("/proc/{}/fd/{}", std::process::id(), memory.as_raw_fd()))?;
-    let lines = Lines::new(memory)?;
-    let (there, back) = lines.get();
-    let mut n = 0;
-    while n != u64::MAX {
-        n = another(there, n);
-        back.store(n, Ordering::Release);
-    }
-    // It is killed.
-    loop {
-        std::thread::park();
-    }
-}
-
-/// Prints how long a word took there and back.
-pub fn bare_client(path: &str, length: Duration) -> io::Result<()> {
-    let lines = Lines::new(File::options().read(true).write(true).open(path)?)?;
-    let (there, back) = lines.get();
-    let warm = Duration::from_millis(300);
-    let (begun, mut n, mut from, mut counted) = (Instant::now(), 0u64, None, 0u64);
-    loop {
-        n += 1;
-        there.store(n, Ordering::Release);
-        another(back, n - 1);
-        if n.is_multiple_of(16) {
-            let now = begun.elapsed();
-            match from {
-                None if now > warm => (from, counted) = (Some(now), n),
-                Some(from) if now - from > length => break,
-                _ => {}
-            }
-        }
-    }
-    let took = begun.elapsed() - from.unwrap_or_default();
-    there.store(u64::MAX, Ordering::Release);
-    announce(json!({ "us": took.as_secs_f64() * 1e6 / (n - counted) as f64, "all_operations": n }))
 }
 
 /// Serves one client after another.
