@@ -39,6 +39,9 @@
  *
  * Of every call:
  *
+ * Structures. Each lies where a variable of its type may lie, in memory that can be written; else the call fails with EFAULT, and has done
+ * nothing.
+ *
  * Ownership. A room's memory is the program's from culvert_reserve until it has committed all that it commits, or has given the
  * room back (culvert_commit with n = 0). A view's memory may be read until culvert_release. Each must be ended by exactly one of
  * these, also after an error. The structures are the program's own; it may copy and move them, but the fields whose
@@ -169,7 +172,8 @@ ssize_t culvert_commit(int fd, struct culvert_room *room, size_t n, int flags) C
  * what has come of a message, and to keep it.
  *
  * flags: MSG_DONTWAIT. Errors: those of recv(); EINVAL (other flags); EMSGSIZE (min > CULVERT_LOOK_MOST); ENOMEM; ENOTSOCK,
- * EOPNOTSUPP as above. After an error there is no view.
+ * EOPNOTSUPP as above. Without a view `view->len` is 0: after an error, at the end, and also where a signal handler leaves this call by
+ * siglongjmp(); if `view->len` is not 0 then, there is a view, to be released.
  */
 ssize_t culvert_look(int fd, size_t min, int flags, struct culvert_view *view) CULVERT_NAME("look");
 

@@ -123,6 +123,14 @@ pub trait Copying {
 }
 
 impl Spans {
+    /// There are none; in as few stores as that takes.
+    #[inline(always)]
+    fn forget(&mut self) {
+        (self.kind, self.len) = (NONE, 0);
+        self.span[0].iov_len = 0;
+        self.span[1].iov_len = 0;
+    }
+
     /// None.
     pub const fn none() -> Spans {
         const PIECE: iovec = iovec { iov_base: core::ptr::null_mut(), iov_len: 0 };
@@ -333,12 +341,24 @@ pub unsafe fn commit<C: Copying>(fd: c_int, room: &mut Spans, n: usize, flags: c
 }
 
 /// Looks at what was received and not read, `min` bytes at least; waits for them as a receive would. libc's convention; how many, all
-/// that there are. 0: the stream has ended.
+/// that there are. 0: the stream has ended. The view's length is 0 until there is one.
 ///
 /// # Safety
 /// A cancellation point.
 pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut Spans) -> isize {
-    view.kind = NONE;
+    view.forget();
+    // SAFETY: the caller's obligation.
+    let r = unsafe { look_for::<C>(fd, min, flags, view) };
+    if r <= 0 {
+        view.forget();
+    }
+    r
+}
+
+/// # Safety
+/// A cancellation point.
+#[inline(always)]
+unsafe fn look_for<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut Spans) -> isize {
     if flags & !libc::MSG_DONTWAIT != 0 {
         return fails(libc::EINVAL);
     }
@@ -388,7 +408,9 @@ pub unsafe fn look<C: Copying>(fd: c_int, min: usize, flags: c_int, view: &mut S
             found = None;
             continue;
         }
-        *view = view.of(whose);
+        if r > 0 {
+            *view = view.of(whose);
+        }
         return r;
     }
 }

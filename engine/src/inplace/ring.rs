@@ -256,10 +256,13 @@ pub unsafe fn look(ep: Ep, fd: c_int, min: usize, polls: bool, seen: impl FnMut(
             Turn::Failed(_) => return ELSEWHERE,
         }
         let life = ep.life();
-        let mut view = View::none();
-        if rx::view(ep, chan, fd, life, min, &mut view) {
-            seen.borrow_mut()(Whose { ep, life }, &view);
-            return Some(Ok(Some(view.len)));
+        let mut len = 0;
+        let told = |view: &View| {
+            len = view.len;
+            seen.borrow_mut()(Whose { ep, life }, view);
+        };
+        if rx::view(ep, chan, fd, life, min, told) {
+            return Some(Ok(Some(len)));
         }
         if polls && is_idle(ep, chan, fd) { NOTHING } else { ELSEWHERE }
     };

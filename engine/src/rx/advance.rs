@@ -2,7 +2,7 @@
 
 use super::arrived::fin_on_closed;
 use super::common::follow;
-use super::look::{contradiction, end, me, peer};
+use super::look::{contradiction, end, is_left_undone, me, peer};
 use super::receiving::Receiving;
 use crate::channel::Chan;
 use crate::conn::conn;
@@ -25,6 +25,7 @@ pub fn advance(ep: Ep, chan: &Chan, fd: i32) -> RxPhase {
             early
                 || end(c.ep, c.me(), c.peer()) == Some(ep.rx_head.load(Relaxed).claim())
                 || contradiction(&c).is_some()
+                || is_left_undone(ep, chan)
         }
         RxPhase::Native | RxPhase::Transit => c.peer().up.load(Acquire).is_some(),
         RxPhase::Down => ep.rx_skip.load(Relaxed).is_some(),

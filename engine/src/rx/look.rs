@@ -7,7 +7,7 @@ use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use shmring::driver::Conn;
+use shmring::driver::{self, Conn};
 use shmring::family::Endpoint;
 use shmring::layout::{self, Arbiter, SlotHeader};
 use shmring::position::{Claim, RingPos};
@@ -72,6 +72,11 @@ fn low_of(c: &Conn) -> u64 {
     }
 }
 
+/// Whether a process that was killed in a receive has left something to be done that the sender waits for, or one is in the middle of it.
+pub fn is_left_undone(ep: Ep, chan: &Chan) -> bool {
+    ep.rx_phase.get() == RxPhase::Ring && driver::is_left_undone(&conn(ep, chan))
+}
+
 /// Whether nothing has come, and nothing is to be done: both directions are on their rings, the incoming one is empty, and nobody
 /// has said or heard anything of leaving, of an end or of an error. Memory only.
 #[inline(always)]
@@ -88,7 +93,8 @@ pub fn is_quiet(ep: Ep, chan: &Chan) -> bool {
         && !kept_back()
         && ep.rx_phase.get() == RxPhase::Ring
         && ep.tx_phase.get() == switch::TxPhase::Ring
-        && p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) == 0
+        // A sender that waits for room, on an empty ring, was not woken by who was killed then: a receive does that.
+        && p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) | p.want_space.load(Relaxed) == 0
         && p.down.load(Relaxed).is_none()
         && p.rewind.load(Relaxed) == Arbiter::Open
         && c.me().rewind.load(Relaxed) == Arbiter::Open

@@ -16,7 +16,8 @@ pub use arrived::{note_failure, received};
 pub use common::{carrier, closing, expect_closing, follow, forget, is_common, share, take_rest, with_own_linger};
 pub use depart::{Patience, ask, departed, look_after};
 pub use look::{
-    at_end, ending, is_last, is_pushed, is_quiet, left, low, manner, news, on_ring, push_is_told, stirred, tail,
+    at_end, ending, is_last, is_left_undone, is_pushed, is_quiet, left, low, manner, news, on_ring, push_is_told,
+    stirred, tail,
 };
 pub use view::{
     Keep, Released, View, before_fork, drop_chunks, fill, give_back, is_kernels, is_looked_at, keep, others_look,
@@ -176,7 +177,8 @@ pub unsafe fn recv(
             receiving.release();
             return Some(-libc::EBADF as isize);
         }
-        let got = if dozing && !stirred(ep, chan) && lifeline::look(fd, libc::POLLIN | ENDED) == 0 {
+        let is_idle = || !stirred(ep, chan) && !is_left_undone(ep, chan);
+        let got = if dozing && is_idle() && lifeline::look(fd, libc::POLLIN | ENDED) == 0 {
             Got::Nothing
         } else if b.len == 0 {
             // A receive of 0 bytes waits for data, too, of which it takes nothing (tcp_recvmsg).

@@ -43,16 +43,22 @@ pub struct View {
     pub lent: Option<Lent>,
 }
 
-/// What lies on the ring next, at least `min` bytes, as a `view`. False: there is less, or it cannot be looked at where it lies.
+/// What lies on the ring next, at least `min` bytes: `seen` gets it. False: there is less, or it cannot be looked at where it lies.
 #[inline(always)]
-pub fn view(ep: Ep, chan: &Chan, fd: i32, life: u32, min: usize, view: &mut View) -> bool {
+pub fn view(ep: Ep, chan: &Chan, fd: i32, life: u32, min: usize, seen: impl FnOnce(&View)) -> bool {
     if common::is_common(ep, chan) {
         return false;
     }
     let Some(mut receiving) = Receiving::take(ep, chan, fd, life) else { return false };
-    let seen = ep.local().refs.load(Relaxed) != 0 && look(ep, chan, &mut receiving, min, view).is_some();
+    let mut view = View::none();
+    let is_seen = ep.local().refs.load(Relaxed) != 0 && look(ep, chan, &mut receiving, min, &mut view).is_some();
+    if is_seen {
+        // Handlers of signals that were put off run in the next line, and one may leave the call for good: by then the program has what it
+        // is to release.
+        seen(&view);
+    }
     receiving.release();
-    seen
+    is_seen
 }
 
 #[inline(always)]
@@ -129,8 +135,9 @@ impl View {
     /// See [`view`].
     #[cfg(test)]
     pub fn of(ep: Ep, chan: &Chan, fd: i32, min: usize) -> Option<View> {
-        let mut seen = View::none();
-        view(ep, chan, fd, ep.life(), min, &mut seen).then_some(seen)
+        let mut seen = None;
+        view(ep, chan, fd, ep.life(), min, |view| seen = Some(*view));
+        seen
     }
 
     fn of_chunk(lent: Lent, at: RingPos) -> View {

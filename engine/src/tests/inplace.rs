@@ -475,6 +475,37 @@ fn who_sleeps_gives_the_room_back_of_a_look_whose_process_was_killed() {
     }
 }
 
+/// What a holder leaves that is killed in a receive: the new head is said in the family's memory, and the sender, which waits for room, does not see
+/// it, or has not been woken. Another one looks, or polls.
+#[test]
+fn who_polls_does_for_the_sender_what_a_killed_receiver_has_left_undone() {
+    let world = World::new();
+    for (looks, sees) in [(true, true), (true, false), (false, true), (false, false)] {
+        let (pair, child) = super::forks::forked(&world, super::forks::NEIGHBOURS[0]);
+        let chan = pair.b.ep.chan().unwrap();
+        let c = crate::conn::conn(pair.b.ep, chan);
+        while pair.a.send(&bytes(0, 4_000)).is_ok() {}
+        let (wish, head) = (c.peer().want_space.load(Relaxed), c.consumed().head.load(Relaxed));
+        assert_ne!(wish, 0);
+        while child.run(|| pair.b.recv(RING)).is_ok() {}
+        child.kill();
+        c.peer().want_space.store(wish, Relaxed);
+        if !sees {
+            c.consumed().head.store(head, Relaxed);
+        }
+        assert!(rx::is_left_undone(pair.b.ep, chan) && crate::sleep::in_transit(pair.b.ep, chan));
+        if looks {
+            assert_eq!(pair.b.look_with(1, MSG_DONTWAIT).map(|view| view.len), Err(EAGAIN));
+        } else {
+            assert_eq!(pair.b.poll(libc::POLLIN), 0);
+        }
+        assert!(!rx::is_left_undone(pair.b.ep, chan) && !crate::sleep::in_transit(pair.b.ep, chan));
+        assert_eq!(c.peer().want_space.load(Relaxed), 0);
+        assert_eq!((pair.a.send(b"x"), pair.b.recv(9)), (Ok(1), Ok(b"x".to_vec())));
+        pair.close();
+    }
+}
+
 #[test]
 fn ends_and_errors_are_those_of_send_and_recv() {
     let world = World::new();

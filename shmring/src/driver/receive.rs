@@ -275,6 +275,16 @@ pub(super) fn serve_wish<P: Port>(
     Ok(())
 }
 
+/// Whether [`heal`] is wanted: the ring is empty, and its sender does not see that, or waits for room. So it is for a moment in each receive, and
+/// for ever if a holder of this end was killed there. Memory only; who asks need not have the direction.
+#[inline(always)]
+pub fn is_left_undone(c: &Conn) -> bool {
+    let head = c.ep.rx_head.load(Ordering::Relaxed).claim();
+    let is_undone =
+        || c.consumed().head.load(Ordering::Relaxed) != head || c.peer().want_space.load(Ordering::Relaxed) != 0;
+    c.published().tail.load(Ordering::Relaxed) == head && c.ep.rx_viewed.load(Ordering::Relaxed) == 0 && is_undone()
+}
+
 /// Of an empty ring at which nobody looks: a holder of this end was killed after it had stored the new head in the family's memory, and before
 /// it stored it where the sender sees it, or before it woke the sender that waits for room; or while it looked.
 pub(super) fn heal<P: Incoming>(p: &mut P, c: &Conn, head: RingPos) -> Result<(), P::Stop> {
@@ -568,6 +578,8 @@ pub fn advance<P: Incoming>(p: &mut P, c: &Conn, early: bool) -> Result<(), P::S
             let head = p.own(&c.ep.rx_head);
             if end(p, c)? == Some(head.claim()) || early && all_echoed(p, c)? {
                 come_down(p, c)?;
+            } else if is_left_undone(c) && !is_viewed(p, c)? {
+                heal(p, c, head)?;
             }
         }
         RxPhase::Native | RxPhase::Transit => {

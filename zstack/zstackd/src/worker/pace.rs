@@ -52,13 +52,17 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// So many bytes of a connection's were moved to its program, and to the wire. `last`: when it had been brought something before.
+    /// So many bytes of a connection's were moved to its program, and to the wire. `last`: when it had been brought something before; 0:
+    /// never, so that no time has passed.
     pub fn moved(&mut self, now: Time, last: Time, brought: u64, sent: u64) {
         self.bytes += brought + sent;
         if brought + sent >= STREAM {
             self.usual += (STREAMS << 10).saturating_sub(self.usual) / UP;
         } else if brought > 0 {
             self.brought += 1;
+            if last == Time(0) {
+                return;
+            }
             let passed = now.0.saturating_sub(last.0).min(LONG) << 10;
             if passed < self.usual {
                 self.usual -= (self.usual - passed) / DOWN;
@@ -113,6 +117,16 @@ mod tests {
         assert!(naps(1, 5000, 1).iter().all(Option::is_none));
         // Nor where eight are answered within the time of a few naps.
         assert!(naps(8, 80, 8).iter().all(Option::is_none));
+    }
+
+    #[test]
+    fn connections_for_one_request_each_say_nothing_of_times() {
+        let mut pace = Pace::default();
+        for n in 0..1000 {
+            let now = Time(1_000_000 + n * 100);
+            (0..8).for_each(|_| pace.moved(now, Time(0), 64, 0));
+            assert_eq!(pace.nap(now), None);
+        }
     }
 
     #[test]
