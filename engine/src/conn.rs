@@ -8,6 +8,7 @@ use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Conn};
 use shmring::family::{Endpoint, OPEN, SHARED};
 use shmring::ring;
+use shmring::switch::RxPhase;
 use shmring::sync::{AtomicU32, AtomicU64};
 
 /// The connection of `ep` in `chan`.
@@ -16,6 +17,11 @@ pub fn conn(ep: Ep, chan: &Chan) -> Conn<'_> {
     let ep = ep.record();
     let slot = ep.slot.load(Relaxed) as usize;
     Conn { ep, slot: chan.slot(slot), role: chan.role(), size: chan.ring() as u64 }
+}
+
+/// Whether a process that was killed in a receive has left something to be done that the sender waits for, or one is in the middle of it.
+pub fn is_left_undone(ep: Ep, chan: &Chan) -> bool {
+    ep.rx_phase.get() == RxPhase::Ring && driver::is_left_undone(&conn(ep, chan))
 }
 
 /// What a step of the protocol comes to where nothing stops one.

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 use crate::channel::Chan;
+use crate::conn;
 use crate::endpoint::Ep;
 use crate::family::noted_alone;
 use crate::kernel::{K, Kernel as _};
@@ -38,13 +39,13 @@ fn dozes(ep: Ep) -> bool {
 
 /// Whether the sender has gone up and this side has not followed, or another one leaves the ring. Another process may read
 /// the last bytes before X and leave the ring's, or have left; it cannot tell those who sleep, so they sleep in steps. Nor can one that was
-/// killed while it looked at what lies on the ring (`rx::is_looked_at`), or in a receive (`rx::is_left_undone`).
+/// killed while it looked at what lies on the ring (`rx::is_looked_at`), or in a receive (`conn::is_left_undone`).
 pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
     let p = &chan.slot(ep.slot.load(Relaxed) as usize).side[chan.role().peer() as usize];
     ep.rx_phase.get() < RxPhase::Ring && p.up.load(Relaxed).is_some()
         || ep.rx_leaving.load(Relaxed) != 0
         || is_looked_at(ep)
-        || crate::rx::is_left_undone(ep, chan)
+        || conn::is_left_undone(ep, chan)
 }
 
 fn is_looked_at(ep: Ep) -> bool {

@@ -2,10 +2,10 @@
 
 use super::arrived::fin_on_closed;
 use super::common::follow;
-use super::look::{contradiction, end, is_left_undone, me, peer};
+use super::look::{contradiction, end, me, peer};
 use super::receiving::Receiving;
 use crate::channel::Chan;
-use crate::conn::conn;
+use crate::conn::{conn, is_left_undone};
 use crate::endpoint::Ep;
 use crate::lifeline;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};

@@ -7,7 +7,7 @@ use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use shmring::driver::{self, Conn};
+use shmring::driver::Conn;
 use shmring::family::Endpoint;
 use shmring::layout::{self, Arbiter, SlotHeader};
 use shmring::position::{Claim, RingPos};
@@ -70,11 +70,6 @@ fn low_of(c: &Conn) -> u64 {
         _ if c.peer().want_space.load(Relaxed) != 0 => 1,
         low => u64::from(low).min(c.size / 3),
     }
-}
-
-/// Whether a process that was killed in a receive has left something to be done that the sender waits for, or one is in the middle of it.
-pub fn is_left_undone(ep: Ep, chan: &Chan) -> bool {
-    ep.rx_phase.get() == RxPhase::Ring && driver::is_left_undone(&conn(ep, chan))
 }
 
 /// Whether nothing has come, and nothing is to be done: both directions are on their rings, the incoming one is empty, and nobody

@@ -16,8 +16,7 @@ pub use arrived::{note_failure, received};
 pub use common::{carrier, closing, expect_closing, follow, forget, is_common, share, take_rest, with_own_linger};
 pub use depart::{Patience, ask, departed, look_after};
 pub use look::{
-    at_end, ending, is_last, is_left_undone, is_pushed, is_quiet, left, low, manner, news, on_ring, push_is_told,
-    stirred, tail,
+    at_end, ending, is_last, is_pushed, is_quiet, left, low, manner, news, on_ring, push_is_told, stirred, tail,
 };
 pub use view::{
     Keep, Released, View, before_fork, drop_chunks, fill, give_back, is_kernels, is_looked_at, keep, others_look,
@@ -32,7 +31,7 @@ use crate::lifeline::{self, ENDED};
 use crate::restless::{self, Restless};
 use crate::signals::{self, Runs};
 use crate::spin::{self, Spun};
-use crate::{family, fds, poller, sleep, sleepers, tx, watchers};
+use crate::{conn, family, fds, poller, sleep, sleepers, tx, watchers};
 use arrived::fin_on_closed;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 use libc::iovec;
@@ -177,7 +176,7 @@ pub unsafe fn recv(
             receiving.release();
             return Some(-libc::EBADF as isize);
         }
-        let is_idle = || !stirred(ep, chan) && !is_left_undone(ep, chan);
+        let is_idle = || !stirred(ep, chan) && !conn::is_left_undone(ep, chan);
         let got = if dozing && is_idle() && lifeline::look(fd, libc::POLLIN | ENDED) == 0 {
             Got::Nothing
         } else if b.len == 0 {

@@ -493,13 +493,13 @@ fn who_polls_does_for_the_sender_what_a_killed_receiver_has_left_undone() {
         if !sees {
             c.consumed().head.store(head, Relaxed);
         }
-        assert!(rx::is_left_undone(pair.b.ep, chan) && crate::sleep::in_transit(pair.b.ep, chan));
+        assert!(crate::conn::is_left_undone(pair.b.ep, chan) && crate::sleep::in_transit(pair.b.ep, chan));
         if looks {
             assert_eq!(pair.b.look_with(1, MSG_DONTWAIT).map(|view| view.len), Err(EAGAIN));
         } else {
             assert_eq!(pair.b.poll(libc::POLLIN), 0);
         }
-        assert!(!rx::is_left_undone(pair.b.ep, chan) && !crate::sleep::in_transit(pair.b.ep, chan));
+        assert!(!crate::conn::is_left_undone(pair.b.ep, chan) && !crate::sleep::in_transit(pair.b.ep, chan));
         assert_eq!(c.peer().want_space.load(Relaxed), 0);
         assert_eq!((pair.a.send(b"x"), pair.b.recv(9)), (Ok(1), Ok(b"x".to_vec())));
         pair.close();
