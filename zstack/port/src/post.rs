@@ -12,28 +12,38 @@ use zstack::port::Medium;
 
 /// Letters to all that wait at most for each queue: a flood of ARP harms itself.
 const MOST: usize = 64;
-/// Letters at most in all.
-const MOST_OF_ALL: usize = 1024;
+/// Bytes of packets that are handed over and wait at most for each queue: what comes while its thread waits some milliseconds for a processor.
+const MOST_BYTES: usize = 8 << 20;
 
 /// The letters for one queue.
 struct Inbox {
-    letters: Mutex<VecDeque<Box<[u8]>>>,
+    letters: Mutex<Letters>,
     /// There are some.
     flag: AtomicBool,
     bell: OwnedFd,
 }
 
+#[derive(Default)]
+struct Letters {
+    waiting: VecDeque<Box<[u8]>>,
+    /// In all of them.
+    bytes: usize,
+}
+
 impl Inbox {
     /// Whether there was room for it.
-    fn put(&self, packet: &[u8], most: usize) -> bool {
+    fn put(&self, packet: &[u8], has_room: impl FnOnce(&Letters) -> bool) -> bool {
         let mut letters = self.letters.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let room = letters.len() < most;
-        if room {
-            letters.push_back(packet.into());
+        if !has_room(&letters) {
+            return false;
+        }
+        letters.bytes += packet.len();
+        letters.waiting.push_back(packet.into());
+        if letters.waiting.len() == 1 {
             self.flag.store(true, Ordering::Release);
             calls::ring(self.bell.as_fd());
         }
-        room
+        true
     }
 }
 
@@ -64,13 +74,14 @@ impl Post {
 
     fn send(&self, from: u16, packet: &[u8]) {
         for (_, inbox) in self.inboxes.iter().enumerate().filter(|(queue, _)| *queue != usize::from(from)) {
-            inbox.put(packet, MOST);
+            inbox.put(packet, |letters| letters.waiting.len() < MOST);
         }
     }
 
     /// Hands a packet over to the queue whose it is, as if it had come there. False: too many wait there already, and it is lost.
     pub fn hand_over(&self, to: u16, packet: &[u8]) -> bool {
-        self.inboxes.get(usize::from(to)).is_some_and(|inbox| inbox.put(packet, MOST_OF_ALL))
+        let has_room = |letters: &Letters| letters.bytes + packet.len() <= MOST_BYTES;
+        self.inboxes.get(usize::from(to)).is_some_and(|inbox| inbox.put(packet, has_room))
     }
 
     /// The next packet that others have passed on to `queue`.
@@ -81,9 +92,10 @@ impl Post {
             return None;
         }
         let mut letters = inbox.letters.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let letter = letters.pop_front();
-        inbox.flag.store(!letters.is_empty(), Ordering::Release);
-        if letters.is_empty() {
+        let letter = letters.waiting.pop_front();
+        letters.bytes -= letter.as_ref().map_or(0, |letter| letter.len());
+        if letters.waiting.is_empty() {
+            inbox.flag.store(false, Ordering::Release);
             calls::drain(inbox.bell.as_fd());
         }
         letter
@@ -221,7 +233,10 @@ mod tests {
         // One that is handed over comes to its queue alone, whatever it is, and not to one that has too many.
         assert!(post.hand_over(2, b"one") && post.hand_over(2, b"two") && !post.waits(0) && !post.waits(1));
         assert_eq!([(); 3].map(|()| post.receive(2)), [Some(b"one"[..].into()), Some(b"two"[..].into()), None]);
-        assert_eq!((0..2 * MOST_OF_ALL).filter(|_| post.hand_over(0, b"more")).count(), MOST_OF_ALL);
+        let large = vec![0; 65_535];
+        let most = MOST_BYTES / large.len();
+        assert_eq!((0..2 * most).filter(|_| post.hand_over(0, &large)).count(), most);
+        assert!(post.receive(0).is_some() && post.hand_over(0, &large) && !post.hand_over(0, &large));
         assert!(Post::new(1, Medium::Ethernet).unwrap().bell(0).is_none());
     }
 }

@@ -69,7 +69,9 @@ fn no_rights() {
     let binary = std::env::temp_dir().join(format!("zstack-setup-{}", std::process::id()));
     let root = std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
     if root {
-        std::fs::copy(env!("CARGO_BIN_EXE_zstack"), &binary).unwrap();
+        // By a process of its own: a child that another test starts meanwhile would have the file open to be written, which cannot be run then.
+        let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_zstack")).arg(&binary).status().unwrap();
+        assert!(copied.success());
         let args: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
         command = Command::new(&binary);
         std::os::unix::process::CommandExt::uid(command.args(args), 65_534);

@@ -76,7 +76,7 @@ fn pcap_null_and_a_card_that_is_not_there() {
         let (status, _, text) = place.run(&format!("dpdk:net_null0,{base}"), "ping -c 1 -W 0.2 10.9.0.1");
         assert_eq!(status.code(), Some(1), "nobody is there: {text}");
         let echo = place.start(&format!("dpdk:net_null0,{base}"), "echo --listen 7");
-        assert!(echo.port("payload").contains("copied"), "it offers no chains");
+        assert!(echo.port("payload").contains("where it is"), "it takes chains");
         echo.interrupted();
         place.refused(&format!("dpdk:0000:ff:1f.6,{base}"), "ping 10.9.0.1", "vfio-pci");
     });
