@@ -18,8 +18,7 @@ pub enum Calls {
     Posix,
     /// `culvert_look` and `culvert_reserve`
     Inplace,
-    /// The same without waiting: both ends look until there is something. Of each message the first word alone is written and read; those of
-    /// 64 KiB and more go by reference
+    /// The same without waiting: both ends look until there is something. Of each message the first word alone is written and read
     Polled,
 }
 
@@ -51,27 +50,14 @@ struct End {
     socket: TcpStream,
     calls: Calls,
     buffer: Vec<u8>,
-    /// Of long messages that are polled for: they go by reference.
-    pool: Option<culvert::Pool>,
-    /// Messages that came by reference.
-    referred: u64,
     /// So that nothing is left out.
     sum: u64,
 }
 
-/// Messages of this length and more go by reference where they are polled for: what that costs is the same for any length.
-const LONG: usize = 64 << 10;
-/// Bytes of them that are on their way at most: the ring has room for as many.
-const AHEAD: usize = 2 << 20;
-
 impl End {
     fn new(socket: TcpStream, calls: Calls, size: usize) -> io::Result<End> {
         socket.set_nodelay(true)?;
-        let pool = (calls == Calls::Polled && size >= LONG).then(|| {
-            let chunks = (AHEAD / size).max(2);
-            culvert::Pool::with_quota(size, chunks, chunks)
-        });
-        Ok(End { socket, calls, buffer: vec![0; size], pool: pool.transpose()?, referred: 0, sum: 0 })
+        Ok(End { socket, calls, buffer: vec![0; size], sum: 0 })
     }
 
     fn send(&mut self, value: u64) -> io::Result<()> {
@@ -132,14 +118,6 @@ impl End {
 
 impl End {
     fn send_polled(&self, value: u64) -> io::Result<()> {
-        if let Some(pool) = &self.pool {
-            let mut chunk = polled(|| pool.try_take())?;
-            chunk.write(0, &value.to_ne_bytes());
-            while !chunk.is_empty() {
-                polled(|| chunk.try_send(&self.socket, chunk.len()))?;
-            }
-            return Ok(());
-        }
         let all = self.buffer.len();
         let mut left = all;
         while left > 0 {
@@ -166,7 +144,6 @@ impl End {
                 self.sum = self.sum.wrapping_add(u64::from_ne_bytes(word));
             }
             let n = view.len().min(left);
-            self.referred += u64::from(view.is_chunk() && n == all);
             view.release(n)?;
             left -= n;
         }
@@ -206,7 +183,7 @@ pub fn server(calls: Calls, pattern: Pattern, size: usize) -> io::Result<()> {
         }
         std::hint::black_box(end.sum);
         if pattern == Pattern::OneWay {
-            end.socket.write_all(&[n.to_ne_bytes(), end.referred.to_ne_bytes()].concat())?;
+            end.socket.write_all(&n.to_ne_bytes())?;
         }
     }
 }
@@ -241,21 +218,15 @@ pub fn client(port: u16, calls: Calls, pattern: Pattern, size: usize, length: Du
     }
     if pattern == Pattern::OneWay {
         end.socket.shutdown(Shutdown::Write)?;
-        let mut all = [0; 16];
+        let mut all = [0; 8];
         end.socket.read_exact(&mut all)?;
-        let [came, referred] = [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|i| all[at + i])));
-        if came != n {
+        if u64::from_ne_bytes(all) != n {
             return Err(io::Error::other("messages were lost"));
         }
-        end.referred = referred;
         // The last ones have been used by now.
         took = begun.elapsed() - from;
     }
     let done = (n - counted) as f64;
-    // The first ones are, until the peer knows the pool.
-    if end.pool.is_some() && (end.referred as f64) < 0.99 * done {
-        return Err(io::Error::other("messages were copied"));
-    }
     announce(json!({
         "rate": done / took.as_secs_f64(),
         "us": took.as_secs_f64() * 1e6 / done,
