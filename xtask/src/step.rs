@@ -55,10 +55,16 @@ impl Tally {
             };
             self.passed += count("passed");
             self.failed += count("failed");
-        } else if let Some(name) = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED")) {
+        } else if let Some(name) = failed(line) {
             self.failures.push(format!("{step}: {name}"));
         }
     }
+}
+
+/// The test that a line says has failed: of the usual output, or of the short one (`--quiet`).
+fn failed(line: &str) -> Option<&str> {
+    let usual = line.strip_prefix("test ").and_then(|l| l.strip_suffix(" ... FAILED"));
+    usual.or_else(|| line.strip_suffix(" --- FAILED"))
 }
 
 thread_local! {
@@ -253,7 +259,8 @@ mod tests {
         t.read("s", "test result: FAILED. 3 passed; 2 failed; 0 ignored");
         t.read("s", "test a::b ... FAILED");
         t.read("s", "test a::c ... ok");
-        let failures = vec!["s: a::b".into()];
+        t.read("s", "a::d --- FAILED");
+        let failures = vec!["s: a::b".into(), "s: a::d".into()];
         assert_eq!(t, Tally { passed: 9, failed: 2, failures, ..Tally::default() });
     }
 
