@@ -7,7 +7,7 @@ use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
-use shmring::driver::Conn;
+use shmring::driver::{self, Conn};
 use shmring::family::Endpoint;
 use shmring::layout::{self, Arbiter, SlotHeader};
 use shmring::position::{Claim, RingPos};
@@ -79,17 +79,15 @@ pub fn is_quiet(ep: Ep, chan: &Chan) -> bool {
     let c = conn(ep, chan);
     let (ep, p) = (c.ep, c.peer());
     let head = ep.rx_head.load(Relaxed).claim();
-    // Room that a dead process has left is given back by a receive.
-    let kept_back = || match ep.rx_viewed.load(Relaxed) {
-        0 => c.consumed().head.load(Relaxed) != head,
-        viewer => viewer != members::myself(),
-    };
+    let is_viewed_elsewhere =
+        || !matches!(ep.rx_viewed.load(Relaxed), 0) && ep.rx_viewed.load(Relaxed) != members::myself();
     c.published().tail.load(Acquire) == head
-        && !kept_back()
+        // What a dead process has left undone a receive does.
+        && !is_viewed_elsewhere()
+        && !driver::is_undone_behind(&c, head)
         && ep.rx_phase.get() == RxPhase::Ring
         && ep.tx_phase.get() == switch::TxPhase::Ring
-        // A sender that waits for room, on an empty ring, was not woken by who was killed then: a receive does that.
-        && p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) | p.want_space.load(Relaxed) == 0
+        && p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) == 0
         && p.down.load(Relaxed).is_none()
         && p.rewind.load(Relaxed) == Arbiter::Open
         && c.me().rewind.load(Relaxed) == Arbiter::Open

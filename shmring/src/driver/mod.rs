@@ -19,8 +19,8 @@ mod view;
 
 pub use leave::{Began, Outcome, Sees, Unread, Wait, begin, conclude, see};
 pub use receive::{
-    Brought, Incoming, Native, Place, Skipped, advance, all_echoed, bring, come_down, is_left_undone, make_ready,
-    make_way, skip,
+    Brought, Incoming, Native, Place, Skipped, advance, all_echoed, bring, come_down, is_left_undone, is_undone_behind,
+    make_ready, make_way, skip,
 };
 pub use room::{commit, give_back, is_reserved, reserve};
 pub use send::{Aim, Given, Next, Outgoing, Put, Stage, Turn, finished, look, put, room, stage, turn};

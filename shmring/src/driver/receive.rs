@@ -280,9 +280,14 @@ pub(super) fn serve_wish<P: Port>(
 #[inline(always)]
 pub fn is_left_undone(c: &Conn) -> bool {
     let head = c.ep.rx_head.load(Ordering::Relaxed).claim();
-    let is_undone =
-        || c.consumed().head.load(Ordering::Relaxed) != head || c.peer().want_space.load(Ordering::Relaxed) != 0;
-    c.published().tail.load(Ordering::Relaxed) == head && c.ep.rx_viewed.load(Ordering::Relaxed) == 0 && is_undone()
+    c.published().tail.load(Ordering::Relaxed) == head && is_undone_behind(c, head)
+}
+
+/// The same of a ring that was found empty, with this head.
+#[inline(always)]
+pub fn is_undone_behind(c: &Conn, head: Claim<RingPos>) -> bool {
+    let waits = || c.peer().want_space.load(Ordering::Relaxed) != 0;
+    c.ep.rx_viewed.load(Ordering::Relaxed) == 0 && (c.consumed().head.load(Ordering::Relaxed) != head || waits())
 }
 
 /// Of an empty ring at which nobody looks: a holder of this end was killed after it had stored the new head in the family's memory, and before

@@ -33,7 +33,7 @@ const LONG: u64 = 10_000;
 const STREAMS: u64 = 200;
 
 /// How a worker naps.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Pace {
     /// What passes at least between two arrivals on a connection, nearly always, in 1024ths of a microsecond.
     usual: u64,
@@ -43,12 +43,6 @@ pub(super) struct Pace {
     brought: u32,
     /// Bytes that were moved.
     bytes: u64,
-}
-
-impl Default for Pace {
-    fn default() -> Pace {
-        Pace { usual: 0, since: Time(0), brought: 0, bytes: 0 }
-    }
 }
 
 impl Pace {
