@@ -10,6 +10,7 @@ mod crowd;
 mod forward;
 mod messages;
 mod remote;
+mod span;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};

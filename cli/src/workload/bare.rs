@@ -7,12 +7,13 @@
 
 use super::announce;
 use super::messages::{Pattern, make, pause, using};
+use super::span::Span;
 use serde_json::json;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Places for messages. More of 64 KiB than these do not stay in a processor's cache, and then it takes longer.
 const PLACES: usize = 8;
@@ -121,8 +122,7 @@ pub fn client(path: &str, pattern: Pattern, size: usize, length: Duration) -> io
     let (there, back) = memory.words();
     // How many are on their way at most.
     let ahead = if pattern == Pattern::RoundTrip { 1 } else { PLACES as u64 };
-    let warm = Duration::from_millis(300);
-    let (begun, mut n, mut used, mut from, mut counted) = (Instant::now(), 0u64, 0, None, 0u64);
+    let (mut span, mut n, mut used) = (Span::new(Duration::from_millis(300), length), 0u64, 0);
     loop {
         if size > 0 {
             // SAFETY: inside of the mapping; the server has used what was there.
@@ -133,19 +133,15 @@ pub fn client(path: &str, pattern: Pattern, size: usize, length: Duration) -> io
         while n - used >= ahead {
             used = another(back, used);
         }
-        if n.is_multiple_of(16) {
-            let now = begun.elapsed();
-            match from {
-                None if now > warm => (from, counted) = (Some(now), n),
-                Some(from) if now - from > length => break,
-                _ => {}
-            }
+        if n.is_multiple_of(16) && !span.goes_on(n) {
+            break;
         }
     }
     while used < n {
         used = another(back, used);
     }
-    let (took, done) = ((begun.elapsed() - from.unwrap_or_default()).as_secs_f64(), (n - counted) as f64);
+    let (took, done) = span.counted(n);
+    let (took, done) = (took.as_secs_f64(), done as f64);
     there.store(END, Ordering::Release);
     announce(json!({ "rate": done / took, "us": took * 1e6 / done, "all_operations": n }))
 }

@@ -6,12 +6,13 @@
 #![allow(unsafe_code)]
 
 use super::messages::{Calls, LINE, make, using};
+use super::span::Span;
 use super::{announce, connect};
 use culvert::Pool;
 use serde_json::json;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Bytes of a message.
 const SIZE: usize = 65_536;
@@ -122,8 +123,7 @@ pub fn source(port: u16, calls: Calls, all: bool, length: Duration) -> io::Resul
     let pool = Pool::with_quota(SIZE, CHUNKS, CHUNKS)?;
     let mut buffer = vec![0; SIZE];
     // The first ones bring the connections where they stay, and the others to know the pool.
-    let warm = Duration::from_millis(500);
-    let (begun, mut n, mut from, mut counted) = (Instant::now(), 0u64, None, 0u64);
+    let (mut span, mut n) = (Span::new(Duration::from_millis(500), length), 0u64);
     loop {
         n += 1;
         if calls == Calls::Inplace {
@@ -139,25 +139,21 @@ pub fn source(port: u16, calls: Calls, all: bool, length: Duration) -> io::Resul
             make(&mut buffer[..used], n);
             to.write_all(&buffer)?;
         }
-        let now = begun.elapsed();
-        match from {
-            None if now > warm => (from, counted) = (Some(now), n),
-            Some(from) if now - from > length => break,
-            _ => {}
+        if !span.goes_on(n) {
+            break;
         }
     }
-    let from = from.unwrap_or_default();
     to.shutdown(Shutdown::Write)?;
     let mut said = [0; 16];
     to.read_exact(&mut said)?;
     // The last ones have been used by now.
-    let took = begun.elapsed() - from;
+    let (took, done) = span.counted(n);
     let [came, in_place] = [0, 8].map(|at| u64::from_ne_bytes(std::array::from_fn(|i| said[at + i])));
     if came != n {
         return Err(io::Error::other("messages were lost"));
     }
     announce(json!({
-        "rate": (n - counted) as f64 / took.as_secs_f64(),
+        "rate": done as f64 / took.as_secs_f64(),
         "all_operations": n,
         "in_place": in_place as f64 / n as f64,
     }))

@@ -5,11 +5,12 @@
 // Unsafe here: the peer, which is this program, too, is trusted not to write what it has sent.
 #![allow(unsafe_code)]
 
+use super::span::Span;
 use super::{announce, connect};
 use serde_json::json;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// By which calls.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -192,8 +193,7 @@ pub fn server(calls: Calls, pattern: Pattern, size: usize) -> io::Result<()> {
 pub fn client(port: u16, calls: Calls, pattern: Pattern, size: usize, length: Duration) -> io::Result<()> {
     let mut end = End::new(connect(port)?, calls, size)?;
     // The first ones bring the connection where it stays.
-    let warm = Duration::from_millis(300);
-    let (begun, mut n, mut from, mut counted) = (Instant::now(), 0u64, None, 0u64);
+    let (mut span, mut n) = (Span::new(Duration::from_millis(300), length), 0u64);
     loop {
         n += 1;
         end.send(n)?;
@@ -201,17 +201,11 @@ pub fn client(port: u16, calls: Calls, pattern: Pattern, size: usize, length: Du
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         // The clock is not looked at for each of the small ones.
-        if n.is_multiple_of(16) {
-            let now = begun.elapsed();
-            match from {
-                None if now > warm => (from, counted) = (Some(now), n),
-                Some(from) if now - from > length => break,
-                _ => {}
-            }
+        if n.is_multiple_of(16) && !span.goes_on(n) {
+            break;
         }
     }
-    let from = from.unwrap_or_default();
-    let mut took = begun.elapsed() - from;
+    let (mut took, done) = span.counted(n);
     let path = culvert::path(&end.socket);
     if calls == Calls::Polled && !(path.sending && (path.receiving || pattern == Pattern::OneWay)) {
         return Err(io::Error::other("the connection is not on the rings"));
@@ -224,9 +218,9 @@ pub fn client(port: u16, calls: Calls, pattern: Pattern, size: usize, length: Du
             return Err(io::Error::other("messages were lost"));
         }
         // The last ones have been used by now.
-        took = begun.elapsed() - from;
+        took = span.counted(n).0;
     }
-    let done = (n - counted) as f64;
+    let done = done as f64;
     announce(json!({
         "rate": done / took.as_secs_f64(),
         "us": took.as_secs_f64() * 1e6 / done,
