@@ -13,7 +13,8 @@
 //! What is sent depends on its place in the stream.
 
 use culvert::Pool;
-use culvert_api_tests::stream::{bytes, check};
+use culvert_api_tests::messages;
+use culvert_api_tests::stream::{bytes, check, rest};
 use std::io::{Error, Read, Result, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
@@ -57,18 +58,6 @@ fn source(port: u16) -> Result<()> {
     Ok(())
 }
 
-/// Sends `n` bytes in a chunk.
-fn send_chunk(pool: &Pool, to: &TcpStream, at: &mut u64, n: usize) -> Result<()> {
-    let mut chunk = pool.take()?;
-    chunk.write(0, &bytes(*at, n));
-    let mut left = n;
-    while left > 0 {
-        left -= chunk.send(to, left)?;
-    }
-    *at += n as u64;
-    Ok(())
-}
-
 fn send_more(mut to: &TcpStream, at: u64) -> Result<()> {
     to.write_all(&bytes(at, MORE))
 }
@@ -79,14 +68,9 @@ fn sender(how: &str) -> Result<()> {
     let mut reader = listener.accept()?.0;
     let pool = Pool::with_quota(CHUNK, 2 * UNREAD, 2 * UNREAD)?;
     let mut at = 0;
-    // Until the reader gets them where they are.
-    let mut said = [0];
-    while said != *b"g" {
-        send_chunk(&pool, &reader, &mut at, CHUNK)?;
-        reader.read_exact(&mut said)?;
-    }
+    messages::send_until_in_place(&pool, &mut reader, &mut at, CHUNK)?;
     for i in 0..UNREAD {
-        send_chunk(&pool, &reader, &mut at, CHUNK - i)?;
+        messages::send(&pool, &reader, &mut at, CHUNK - i)?;
     }
     match how {
         "stay" => send_more(&reader, at),
@@ -118,7 +102,7 @@ fn lender() -> Result<()> {
         let mut reader = listener.accept()?.0;
         let (mut at, mut said) = (0, *b".");
         while said == *b"." {
-            send_chunk(&pool, &reader, &mut at, CHUNK)?;
+            messages::send(&pool, &reader, &mut at, CHUNK)?;
             // Killed, when it has asked.
             if !reader.read(&mut said).is_ok_and(|n| n == 1) {
                 break;
@@ -156,16 +140,7 @@ fn takers(how: &str) -> Result<()> {
             if at > EXCHANGES * CHUNK as u64 {
                 return Err(Error::other("no chunk comes"));
             }
-            let (start, mut in_place) = (at, false);
-            while at < start + CHUNK as u64 {
-                let view = culvert::look(&lender, 1)?;
-                let seen = view.copy_to(0, &mut memory);
-                check(&memory[..seen], at)?;
-                in_place = view.is_chunk() && seen == CHUNK;
-                view.release(seen)?;
-                at += seen as u64;
-            }
-            if in_place {
+            if messages::receive(&lender, &mut at, CHUNK)? {
                 println!("in place");
                 break lender.write_all(b"g")?;
             }
@@ -245,28 +220,6 @@ fn fork(f: impl FnOnce() -> Result<()>) -> Result<()> {
     }
 }
 
-fn queued(socket: &TcpStream) -> usize {
-    let mut n = 0i32;
-    // SAFETY: a local.
-    unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut n) };
-    n as usize
-}
-
-/// Receives to the end.
-fn rest(mut socket: &TcpStream, mut at: u64) -> Result<()> {
-    let mut memory = [0; 10_000];
-    let from = at;
-    loop {
-        let n = socket.read(&mut memory)?;
-        if n == 0 {
-            println!("{} bytes", at - from);
-            return Ok(());
-        }
-        check(&memory[..n], at)?;
-        at += n as u64;
-    }
-}
-
 /// Receives to the end, by way of a pipe.
 fn splice(socket: &TcpStream, mut at: u64) -> Result<()> {
     let (mut pipe, into) = std::io::pipe()?;
@@ -293,28 +246,9 @@ fn splice(socket: &TcpStream, mut at: u64) -> Result<()> {
 fn reader(port: u16, how: &str) -> Result<()> {
     let mut sender = TcpStream::connect(("127.0.0.1", port))?;
     let mut at = 0u64;
-    loop {
-        // All of a message, however it comes.
-        let (start, mut in_place) = (at, false);
-        while at < start + CHUNK as u64 {
-            let view = culvert::look(&sender, 1)?;
-            let mut memory = vec![0; view.len()];
-            view.copy_to(0, &mut memory);
-            check(&memory, at)?;
-            in_place = view.is_chunk() && view.len() == CHUNK;
-            view.release(memory.len())?;
-            at += memory.len() as u64;
-        }
-        if in_place {
-            break;
-        }
-        sender.write_all(b".")?;
-    }
-    sender.write_all(b"g")?;
+    messages::receive_until_in_place(&mut sender, &mut at, CHUNK)?;
     let unread: usize = (0..UNREAD).map(|i| CHUNK - i).sum();
-    while queued(&sender) < unread {
-        std::thread::yield_now();
-    }
+    messages::wait_for(&sender, unread);
     // The first one is looked at, and kept.
     let view = culvert::look(&sender, 1)?;
     let place = (view.is_chunk(), view.len());

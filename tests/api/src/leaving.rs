@@ -10,7 +10,8 @@
 //! HOW: `stay`, `pass` (in a message), `stdio`, `exec`; `silent`: stays, and says nothing, since the other side leaves. What is sent depends on its place in the stream.
 
 use culvert::Pool;
-use culvert_api_tests::stream::{bytes, check};
+use culvert_api_tests::messages;
+use culvert_api_tests::stream::{bytes, check, rest};
 use std::ffi::CStr;
 use std::io::{Error, Read, Result, Write};
 use std::net::{TcpListener, TcpStream};
@@ -153,17 +154,6 @@ impl Drop for Stream {
     }
 }
 
-fn send_chunk(pool: &Pool, to: &TcpStream, at: &mut u64, n: usize) -> Result<()> {
-    let mut chunk = pool.take()?;
-    chunk.write(0, &bytes(*at, n));
-    let mut left = n;
-    while left > 0 {
-        left -= chunk.send(to, left)?;
-    }
-    *at += n as u64;
-    Ok(())
-}
-
 fn more(mut to: impl Write, at: u64) -> Result<()> {
     to.write_all(&bytes(at, MORE))?;
     to.flush()
@@ -175,14 +165,9 @@ fn writer(how: &str) -> Result<()> {
     let mut reader = listener.accept()?.0;
     let pool = Pool::with_quota(CHUNK, 2 * UNREAD, 2 * UNREAD)?;
     let mut at = 0;
-    // Until the reader gets them where they are.
-    let mut said = [0];
-    while said != *b"g" {
-        send_chunk(&pool, &reader, &mut at, CHUNK)?;
-        reader.read_exact(&mut said)?;
-    }
+    messages::send_until_in_place(&pool, &mut reader, &mut at, CHUNK)?;
     for i in 0..UNREAD {
-        send_chunk(&pool, &reader, &mut at, CHUNK - i)?;
+        messages::send(&pool, &reader, &mut at, CHUNK - i)?;
     }
     let copy = reader.try_clone()?;
     let mut room = culvert::reserve(&copy, ROOM)?;
@@ -202,7 +187,7 @@ fn writer(how: &str) -> Result<()> {
         // The reader leaves, and says when it has.
         "stay" => {
             let at = commit(room)?;
-            reader.read_exact(&mut said)?;
+            reader.read_exact(&mut [0])?;
             more(&reader, at)
         }
         "pass" => {
@@ -219,53 +204,13 @@ fn writer(how: &str) -> Result<()> {
     }
 }
 
-fn queued(socket: &TcpStream) -> usize {
-    let mut n = 0i32;
-    // SAFETY: a local.
-    unsafe { libc::ioctl(socket.as_raw_fd(), libc::FIONREAD, &raw mut n) };
-    n as usize
-}
-
-/// Receives to the end.
-fn rest(mut from: impl Read, mut at: u64) -> Result<()> {
-    let mut memory = [0; 10_000];
-    let first = at;
-    loop {
-        let n = from.read(&mut memory)?;
-        if n == 0 {
-            println!("{} bytes", at - first);
-            return Ok(());
-        }
-        check(&memory[..n], at)?;
-        at += n as u64;
-    }
-}
-
 fn reader(port: u16, how: &str) -> Result<()> {
     let mut sender = TcpStream::connect(("127.0.0.1", port))?;
     let mut at = 0u64;
     let mut memory = vec![0; CHUNK];
-    loop {
-        // All of a message, however it comes.
-        let (start, mut in_place) = (at, false);
-        while at < start + CHUNK as u64 {
-            let view = culvert::look(&sender, 1)?;
-            let seen = view.copy_to(0, &mut memory);
-            check(&memory[..seen], at)?;
-            in_place = view.is_chunk() && seen == CHUNK;
-            view.release(seen)?;
-            at += seen as u64;
-        }
-        if in_place {
-            break;
-        }
-        sender.write_all(b".")?;
-    }
-    sender.write_all(b"g")?;
+    messages::receive_until_in_place(&mut sender, &mut at, CHUNK)?;
     let unread: usize = (0..UNREAD).map(|i| CHUNK - i).sum();
-    while queued(&sender) < unread {
-        std::thread::yield_now();
-    }
+    messages::wait_for(&sender, unread);
     let kept = culvert::look(&sender, 1)?.keep()?;
     let kept_at = at;
     at += kept.len() as u64;

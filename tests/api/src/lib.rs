@@ -3,6 +3,7 @@
 //! - `CULVERT_LIB`: the library under test, else `target/release/libculvert.so` of this workspace.
 //! - `CULVERT_API_CALLS`: how many calls each thread of the mixed test makes, else 2,000.
 
+pub mod messages;
 pub mod stream;
 
 use std::io::{BufRead as _, BufReader, Read as _};

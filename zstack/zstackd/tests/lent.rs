@@ -12,7 +12,7 @@ use lab::{Process, bounded, noise, soon};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use world::{LIMIT, THERE, World, at, listen, open_to_all};
 
 /// Connects, and comes to the ring; sends a file until there is no room; says how much that was; does what it was told to; sends the rest.
@@ -118,7 +118,11 @@ struct Sender {
 }
 
 impl Sender {
-    fn start(mut command: Command, file: &File, what: &str) -> Sender {
+    fn start(world: &World, user: Option<u32>, file: &File, what: &str) -> Sender {
+        let mut command = match user {
+            Some(user) => world.run_here_as(user, "python3.11"),
+            None => world.run_here("python3.11"),
+        };
         command.args(["-c", SENDER, THERE[0]]).arg(&file.0).args([what, SENDER]);
         let mut process = Process::spawn(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
         let lines = BufReader::new(process.0.stdout.take().expect("a pipe"));
@@ -133,6 +137,12 @@ impl Sender {
 
     fn number(&mut self) -> usize {
         self.says().parse().expect("a number")
+    }
+
+    /// It has succeeded.
+    fn ends(self, of: &str) {
+        let (status, _) = self.process.finish(LIMIT);
+        assert!(status.success(), "{of}: {status}");
     }
 
     fn tell(&mut self, order: &str) {
@@ -187,11 +197,7 @@ fn what_programs_write_comes_once_whatever_they_do_meanwhile() {
                 if user.is_some() { &["sent", "executed"][..] } else { &["sent", "forked", "executed", "passed"] };
             for what in all {
                 let of = format!("{what}, user {user:?}");
-                let command = match user {
-                    Some(user) => world.run_here_as(user, "python3.11"),
-                    None => world.run_here("python3.11"),
-                };
-                let mut sender = Sender::start(command, &file, what);
+                let mut sender = Sender::start(&world, user, &file, what);
                 let (mut far, _) = listener.accept().expect("a connection");
                 greet(&mut far);
                 let n = sender.number();
@@ -199,8 +205,7 @@ fn what_programs_write_comes_once_whatever_they_do_meanwhile() {
                 assert_eq!(sender.says(), "moved", "{of}");
                 receives(&mut far, &data, &of);
                 drop(far);
-                let (status, _) = sender.process.finish(LIMIT);
-                assert!(status.success(), "{of}: {status}");
+                sender.ends(&of);
             }
         }
     });
@@ -215,7 +220,7 @@ fn all_that_a_large_buffer_takes_comes() {
         let file = File::new("large", &data);
         let world = World::culvert_with("buffer = 2097152");
         let listener = listen(&world.there, at(THERE[0], 80));
-        let mut sender = Sender::start(world.run_here("python3.11"), &file, "asked");
+        let mut sender = Sender::start(&world, None, &file, "asked");
         let (mut far, _) = listener.accept().expect("a connection");
         greet(&mut far);
         let n = sender.number();
@@ -226,8 +231,7 @@ fn all_that_a_large_buffer_takes_comes() {
         assert_eq!(sender.says(), "moved");
         receives(&mut far, &data, "a large buffer");
         drop(far);
-        let (status, _) = sender.process.finish(LIMIT);
-        assert!(status.success(), "{status}");
+        sender.ends("the sender");
     });
 }
 
@@ -244,11 +248,7 @@ fn what_was_written_outlives_its_connection() {
         let listener = listen(&world.there, at(THERE[0], 80));
         for user in [None, Some(65_534)] {
             for what in ["killed", "closed"] {
-                let command = match user {
-                    Some(user) => world.run_here_as(user, "python3.11"),
-                    None => world.run_here("python3.11"),
-                };
-                let mut sender = Sender::start(command, &file, what);
+                let mut sender = Sender::start(&world, user, &file, what);
                 let mut all = vec![];
                 for _ in 0..if what == "closed" { 5 } else { 1 } {
                     let (mut far, _) = listener.accept().expect("a connection");
@@ -272,8 +272,7 @@ fn what_was_written_outlives_its_connection() {
                 }
                 if what == "closed" {
                     sender.tell("end");
-                    let (status, _) = sender.process.finish(LIMIT);
-                    assert!(status.success(), "{status}");
+                    sender.ends("the sender");
                 }
             }
         }
@@ -301,11 +300,7 @@ fn what_is_lost_on_the_wire_is_sent_again_from_where_it_was_written() {
         };
         // Small rings go round most often; what lies in a large one is another connection's when it is sent again.
         for (user, what) in [(Some(65_534), "sent"), (None, "closed")] {
-            let command = match user {
-                Some(user) => world.run_here_as(user, "python3.11"),
-                None => world.run_here("python3.11"),
-            };
-            let mut sender = Sender::start(command, &file, what);
+            let mut sender = Sender::start(&world, user, &file, what);
             let mut all = vec![];
             for _ in 0..if what == "closed" { 5 } else { 1 } {
                 let (mut far, _) = listener.accept().expect("a connection");
@@ -332,8 +327,7 @@ fn what_is_lost_on_the_wire_is_sent_again_from_where_it_was_written() {
             if what == "closed" {
                 sender.tell("end");
             }
-            let (status, _) = sender.process.finish(LIMIT);
-            assert!(status.success(), "{what}, user {user:?}: {status}");
+            sender.ends(&format!("{what}, user {user:?}"));
         }
     });
 }
@@ -361,7 +355,7 @@ fn zstackd_is_stopped_and_killed_while_it_keeps_what_a_program_wrote() {
         };
         for killed in [false, true, false] {
             let listener = listen(&world.there, at(THERE[0], 80));
-            let mut sender = Sender::start(world.run_here("python3.11"), &file, if killed { "cut" } else { "asked" });
+            let mut sender = Sender::start(&world, None, &file, if killed { "cut" } else { "asked" });
             let (mut far, _) = listener.accept().expect("a connection");
             greet(&mut far);
             let n = sender.number();
@@ -383,8 +377,7 @@ fn zstackd_is_stopped_and_killed_while_it_keeps_what_a_program_wrote() {
                 receives(&mut far, &data, "zstackd was stopped");
                 drop(far);
             }
-            let (status, _) = sender.process.finish(LIMIT);
-            assert!(status.success(), "{status}");
+            sender.ends("the sender");
             if killed {
                 drop(world.zstackd.take());
                 drop(listener);
@@ -403,7 +396,7 @@ fn what_is_not_acknowledged_is_told_and_little_is_copied() {
         let file = File::new("told", &data);
         let world = World::culvert();
         let listener = listen(&world.there, at(THERE[0], 80));
-        let mut sender = Sender::start(world.run_here("python3.11"), &file, "asked");
+        let mut sender = Sender::start(&world, None, &file, "asked");
         let (mut far, _) = listener.accept().expect("a connection");
         greet(&mut far);
         let n = sender.number();
@@ -421,8 +414,7 @@ fn what_is_not_acknowledged_is_told_and_little_is_copied() {
         assert!(copied < SIZE as u64 / 100, "{copied} of {SIZE} bytes were copied");
         receives(&mut far, &data[SIZE - 1..], "the last byte");
         drop(far);
-        let (status, _) = sender.process.finish(LIMIT);
-        assert!(status.success(), "{status}");
+        sender.ends("the sender");
     });
 }
 
@@ -508,7 +500,6 @@ fn what_a_program_wants_in_one_segment_goes_in_one() {
             assert_eq!(sender.says(), "answered");
         }
         drop(sender.process.0.stdin.take());
-        let (status, _) = sender.process.finish(LIMIT);
-        assert!(status.success(), "{status}");
+        sender.ends("the sender");
     });
 }
