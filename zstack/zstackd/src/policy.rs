@@ -75,15 +75,16 @@ pub struct Program {
     pub keep_alive: KeepAlive,
 }
 
-/// How long what is known of a listener is believed. One that was closed meanwhile refuses all the same; the connections of a new
-/// one are the kernel's until then.
+/// How long what is known of a listener is believed. One that was closed meanwhile refuses all the same. That nobody listens, or a program
+/// without culvert, is believed only where many ask ([`SINGLY`]): who is refused asks again and again, and the connection that he gets at last
+/// is to be one that ends here, since it is the kernel's for as long as it lasts if it is not.
 const FRESH: u64 = 20_000;
 
 /// Listeners that are remembered at once.
 const REMEMBERED: usize = 4096;
 
-/// So many listeners are asked for by themselves in a time of [`FRESH`]. Beyond them, which is somebody who tries all ports, the kernel
-/// is asked once which ports are listened on at all.
+/// So many listeners are asked for by themselves in a time of [`FRESH`]. Beyond them, which is somebody who tries all ports, what is known is
+/// believed, and the kernel is asked once which ports are listened on at all.
 const SINGLY: u32 = 16;
 
 /// While zstackd has not slept for so long, in microseconds, it has too much to do.
@@ -188,9 +189,12 @@ impl Policy {
         if !contains(&self.ports, flow.local.port()) {
             return Verdict::Raw(Raw::Port);
         }
-        let verdict = match self.listeners.get(&flow.local).copied() {
-            Some((verdict, until)) if now < until => verdict,
-            _ if self.is_unused(flow.local.port(), now) => return Verdict::Raw(Raw::NoListener),
+        let known = self.listeners.get(&flow.local).filter(|(_, until)| now < *until).map(|(verdict, _)| *verdict);
+        let verdict = match known {
+            Some(verdict @ Verdict::Split(_)) => verdict,
+            known if !self.may_ask(now) && (known.is_some() || self.is_unused(flow.local.port(), now)) => {
+                return known.unwrap_or(Verdict::Raw(Raw::NoListener));
+            }
             _ => {
                 // From no port: the last connection from this one may still be in TIME_WAIT here, and would be found.
                 let anybody = Flow { remote: SocketAddr::new(flow.remote.ip(), 0), ..*flow };
@@ -231,18 +235,19 @@ impl Policy {
         may
     }
 
-    /// Whether nobody listens on a port, while many are asked for.
-    fn is_unused(&mut self, port: u16, now: Time) -> bool {
-        let fresh = Time(now.0 + FRESH);
+    /// Whether a listener is to be asked for by itself; not while many are.
+    fn may_ask(&mut self, now: Time) -> bool {
         if now >= self.singly.1 {
-            self.singly = (0, fresh);
+            self.singly = (0, Time(now.0 + FRESH));
         }
         self.singly.0 += 1;
-        if self.singly.0 <= SINGLY {
-            return false;
-        }
+        self.singly.0 <= SINGLY
+    }
+
+    /// Whether nobody listens on a port, while many are asked for.
+    fn is_unused(&mut self, port: u16, now: Time) -> bool {
         if now >= self.listening.1 {
-            self.listening = (front::listening().ok(), fresh);
+            self.listening = (front::listening().ok(), Time(now.0 + FRESH));
         }
         self.listening.0.as_ref().is_some_and(|ports| !ports.has(port))
     }
@@ -329,6 +334,8 @@ impl Policy {
 mod tests {
     use super::*;
     use std::net::{TcpListener, TcpStream};
+    use std::sync::atomic::Ordering::Relaxed;
+    use std::sync::atomic::{AtomicBool, AtomicU32};
 
     fn policy(more: &str, intends: fn(u32, u64, Kind) -> bool) -> Policy {
         let text = format!("port = \"tap:w0\"\naddresses = [\"10.1.0.1/24\"]\n{more}");
@@ -379,6 +386,35 @@ mod tests {
         drop(listener);
         assert_eq!(policy.incoming(&flow, Time(FRESH - 1)), Verdict::Split(own_user()));
         assert_eq!(policy.incoming(&flow, Time(FRESH)), Verdict::Raw(Raw::NoListener));
+    }
+
+    /// Who was refused a moment ago, and who came while a program had not said yet that it runs under culvert.
+    #[test]
+    fn who_asks_again_finds_a_listener_that_is_new() {
+        static SAYS: AtomicBool = AtomicBool::new(false);
+        let (listener, _client, flow) = connection();
+        let address = flow.remote;
+        let flow = Flow { local: address, remote: "127.0.0.9:77".parse().unwrap() };
+        drop(listener);
+        let mut policy = policy("", |_, _, _| SAYS.load(Relaxed));
+        assert_eq!(policy.incoming(&flow, Time(0)), Verdict::Raw(Raw::NoListener));
+        let _listener = TcpListener::bind(address).unwrap();
+        assert_eq!(policy.incoming(&flow, Time(1)), Verdict::Raw(Raw::Program));
+        SAYS.store(true, Relaxed);
+        assert_eq!(policy.incoming(&flow, Time(2)), Verdict::Split(own_user()));
+    }
+
+    /// What many ask for at once is looked at once, and once more when that is old.
+    #[test]
+    fn a_flood_asks_the_kernel_few_questions() {
+        static ASKED: AtomicU32 = AtomicU32::new(0);
+        let (_listener, _client, flow) = connection();
+        let flow = Flow { local: flow.remote, remote: "127.0.0.9:77".parse().unwrap() };
+        let mut policy = policy("", |_, _, _| ASKED.fetch_add(1, Relaxed) == u32::MAX);
+        for now in 0..2 * FRESH {
+            assert_eq!(policy.incoming(&flow, Time(now)), Verdict::Raw(Raw::Program));
+        }
+        assert!((2..=2 * SINGLY).contains(&ASKED.load(Relaxed)), "{ASKED:?}");
     }
 
     /// Who tries all ports finds the same as who asks for one, and costs few questions.
