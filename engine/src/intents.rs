@@ -200,11 +200,25 @@ fn listeners() -> &'static [AtomicU64] {
     LISTENERS.get(..HIGH.load(Relaxed) as usize).unwrap_or(&[])
 }
 
-/// `fd` listens.
-pub fn listening(fd: i32) {
+/// `listens` makes `fd`, a socket of this process, one that listens; what that comes to. It is said before, since who is let in by the kernel
+/// first, as one who asks again and again is, has a connection that is the kernel's for good.
+pub fn listen(fd: i32, listens: impl FnOnce() -> i32) -> i32 {
+    listening(fd);
+    let r = listens();
+    if r != 0 && !is(fd, libc::SO_ACCEPTCONN, 1) {
+        let errno = real::errno();
+        forget(fd);
+        real::set_errno(errno);
+    }
+    r
+}
+
+/// `fd` listens, or is about to.
+fn listening(fd: i32) {
     if !config::goes_out() || config::stands_in() || !may_ask() {
         return;
     }
+    // One that has no address yet is given all of them (inet_csk_listen_start).
     let Some(address) = K::local_address(fd) else { return };
     if (tuple::may_be_reached(&address) || may_be_translated())
         && timeout(fd).is_none()

@@ -125,11 +125,13 @@ unsafe fn going_out(fd: c_int, a: *const sockaddr, l: socklen_t) {
 /// As libc's.
 pub unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
     // SAFETY: the caller's obligation.
-    let r = unsafe { real::listen(fd, backlog) };
-    match r {
-        0 if fds::tracked(fd) => intents::listening(fd),
-        0 if config::enabled() => intents::given_listens(fd, || family::ensure() && family::member()),
-        _ => {}
+    let listens = || unsafe { real::listen(fd, backlog) };
+    if fds::tracked(fd) {
+        return intents::listen(fd, listens);
+    }
+    let r = listens();
+    if r == 0 && config::enabled() {
+        intents::given_listens(fd, || family::ensure() && family::member());
     }
     r
 }

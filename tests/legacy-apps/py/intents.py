@@ -1,7 +1,7 @@
 """Makes sockets as the lines of standard input say, and answers each with a line.
 
     connect HOST     to a port of that host, without waiting; says the socket's cookie
-    listen HOST      says its cookie
+    listen HOST      says its cookie, or that it failed
     new              a socket that is not connected; says its cookie
     connected HOST   connects the last socket, without waiting
     disconnected     disconnects it
@@ -46,8 +46,11 @@ for line in iter(sys.stdin.readline, ""):
     elif word == "listen":
         s = new(rest[0])
         s.bind((rest[0], 0))
-        s.listen()
-        said = cookie(s)
+        try:
+            s.listen()
+            said = cookie(s)
+        except OSError as e:
+            said = os.strerror(e.errno)
     elif word == "new":
         said = cookie(new("0.0.0.0"))
     elif word == "connected":

@@ -1,12 +1,12 @@
 //! What a program's processes say of their sockets to the one who serves their network namespace: zstackd asks it for each SYN.
 
 use legacy_apps::lab::line;
-use legacy_apps::{Lab, Mode, PATIENCE, Proc, Side, shm_expected, wait_for};
+use legacy_apps::{Lab, Mode, PATIENCE, Proc, Side, library, shm_expected, wait_for};
 use rendezvous::registry::{Kind, Notice, Registry, Serving, Timeout, serve};
 use std::ffi::CString;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{ChildStdin, Stdio};
+use std::process::{ChildStdin, Command, Stdio};
 use std::time::Duration;
 
 /// TEST-NET-3 and the prefix for documentation (RFC 5737, RFC 3849): whether there is a way or not, they are nobody's.
@@ -51,7 +51,10 @@ impl Case {
     }
 
     fn program(&self, path: &str) -> Program {
-        let mut command = self.lab.python(Side::Client, "intents.py");
+        self.started(path, self.lab.python(Side::Client, "intents.py"))
+    }
+
+    fn started(&self, path: &str, mut command: Command) -> Program {
         command.env("CULVERT_DIR", &self.dir).env("CULVERT_PATH", path).stdin(Stdio::piped());
         let mut proc = self.lab.start("intents", &mut command);
         let input = proc.stdin().expect("a pipe");
@@ -143,6 +146,29 @@ fn listeners_are_said_until_they_are_closed_whether_somebody_serves_or_not() {
     assert!(case.has(all[0], Kind::Listen) && !case.has(all[1], Kind::Listen));
     p.ask("close");
     assert!(!case.has(all[0], Kind::Listen));
+    case.end(p);
+}
+
+/// Whom the kernel lets in first comes to the ring as well: nobody can be there before it is said. If the call fails it is taken back.
+#[test]
+fn a_listener_is_said_before_it_listens() {
+    if !shm_expected() {
+        return;
+    }
+    let case = Case::new();
+    let behind = case.lab.compile("listens.c", &["-shared", "-fPIC"]);
+    let mut command = case.lab.python(Side::Client, "intents.py");
+    command.env("LD_PRELOAD", format!("{} {}", library().display(), behind.display()));
+    let mut p = case.started("auto", command);
+    for host in ["0.0.0.0", "::"] {
+        let cookie = p.socket(&format!("listen {host}"));
+        assert!(case.has(cookie, Kind::Listen), "{host}");
+        assert_eq!(p.socket("go on"), cookie);
+        assert!(case.has(cookie, Kind::Listen), "{host}");
+        let cookie = p.socket(&format!("listen {host}"));
+        assert_eq!(p.ask("fail"), "Address already in use");
+        assert!(!case.has(cookie, Kind::Listen), "{host}");
+    }
     case.end(p);
 }
 
