@@ -58,7 +58,8 @@ impl FromStr for Pci {
 }
 
 /// The name of an interface.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Name {
     bytes: [u8; 16],
     len: u8,
@@ -74,6 +75,19 @@ impl Name {
         let mut bytes = [0; 16];
         bytes[..text.len()].copy_from_slice(text.as_bytes());
         Some(Name { bytes, len: text.len() as u8 })
+    }
+
+    /// Whether nft(8) takes it as part of a table's name.
+    pub fn is_plain(&self) -> bool {
+        self.to_string().chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+    }
+}
+
+impl FromStr for Name {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Name, String> {
+        Name::new(text).ok_or_else(|| format!("{text:?} is no interface's name"))
     }
 }
 
@@ -183,7 +197,7 @@ macro_rules! as_text {
 }
 pub(crate) use as_text;
 
-as_text!(Pci Device Mac);
+as_text!(Pci Name Device Mac);
 
 #[cfg(test)]
 mod tests {

@@ -54,7 +54,9 @@ impl Item {
                 Err(e) => Err(e),
             },
             Item::Ntuple(_) | Item::Hook(_) | Item::Split(_) | Item::Rule(..) => return self.run(system, value),
-            Item::Redirect(..) | Item::Diversions(_) => return self.run(system, value),
+            Item::Redirect(..) | Item::Diversions(_) | Item::Forward(_) | Item::Forwarded(_) => {
+                return self.run(system, value);
+            }
         };
         result.map_err(|e| refused(system, &e))?;
         self.read_back(system, value)

@@ -6,6 +6,7 @@ use crate::redirect::{Dead, Diversion, Group, MOST_DIVERSIONS, Onward, is_of};
 use crate::trouble::Trouble;
 use serde::Deserialize;
 use std::collections::BTreeSet;
+use std::fmt;
 use std::net::SocketAddr;
 
 /// What is wanted.
@@ -20,12 +21,17 @@ pub struct Config {
     pub redirects: Vec<Redirect>,
 }
 
-/// TCP connections that programs of a control group begin, and the middlebox on this host that gets them.
+/// TCP connections, and the middlebox on this host that gets them: those that programs of a control group begin (`clients`), or those that come by an interface
+/// and that this host passes on to others (`forwarded`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Redirect {
     /// Whose: a control group of version 2, and those in it.
-    pub clients: Group,
+    #[serde(default)]
+    pub clients: Option<Group>,
+    /// By which interface: what comes by it and is for another host. The middlebox's listener has to be transparent (IP_TRANSPARENT).
+    #[serde(default)]
+    pub forwarded: Option<Name>,
     /// The middlebox's own group. It is told where its clients wanted to go (SO_ORIGINAL_DST), and its own connections stay as they are.
     #[serde(default)]
     pub middlebox: Option<Group>,
@@ -83,21 +89,63 @@ impl Way {
     }
 }
 
+/// Whose connections a redirect is for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Whose {
+    /// Those of a control group's programs, and the middlebox's own group.
+    Clients(Group, Option<Group>),
+    /// Those that come by this interface for other hosts.
+    Forwarded(Name),
+}
+
+impl fmt::Display for Whose {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Whose::Clients(clients, _) => write!(f, "redirect of {clients}"),
+            Whose::Forwarded(name) => write!(f, "redirect of what comes by {name}"),
+        }
+    }
+}
+
 impl Redirect {
+    /// Whose connections.
+    pub fn whose(&self) -> Result<Whose, String> {
+        match (&self.clients, self.forwarded) {
+            (Some(clients), None) => Ok(Whose::Clients(clients.clone(), self.middlebox.clone())),
+            (None, Some(name)) if self.middlebox.is_some() => Err(format!(
+                "of what comes by {name} nobody is told by groups: leave `middlebox` out; its getsockname says all"
+            )),
+            (None, Some(name)) if !name.is_plain() => {
+                Err(format!("nft takes no name like {name}: give the interface one of letters, digits, - _ ."))
+            }
+            (None, Some(name)) => Ok(Whose::Forwarded(name)),
+            _ => Err("it has one of `clients` (a control group) and `forwarded` (an interface)".into()),
+        }
+    }
+
     /// Its rules, as culvert-redirect takes them.
     pub fn diversions(&self) -> Vec<Diversion> {
         self.ways.iter().flat_map(Way::diversions).collect()
     }
 
-    fn fault(&self, others: &[Redirect]) -> Option<String> {
-        let other = others
-            .iter()
-            .find(|other| self.clients.is_within(&other.clients) || other.clients.is_within(&self.clients));
-        if let Some(other) = other {
-            // Two sets of programs would each change what the other has decided.
-            return Some(format!("it is the group {}, or one lies in the other: make it one", other.clients));
+    fn fault(&self, whose: &Whose, others: &[Redirect]) -> Option<String> {
+        for other in others.iter().filter_map(|other| other.whose().ok()) {
+            match (whose, &other) {
+                // Two sets of programs would each change what the other has decided.
+                (Whose::Clients(own, _), Whose::Clients(clients, _))
+                    if own.is_within(clients) || clients.is_within(own) =>
+                {
+                    return Some(format!("it is the group {clients}, or one lies in the other: make it one"));
+                }
+                (Whose::Forwarded(own), Whose::Forwarded(name)) if own == name => {
+                    return Some("it is there twice: make it one".into());
+                }
+                _ => {}
+            }
         }
-        if self.middlebox.as_ref().is_some_and(|own| self.clients.is_within(own)) {
+        if let Whose::Clients(clients, Some(own)) = whose
+            && clients.is_within(own)
+        {
             return Some("its clients lie in the middlebox's own group, whose connections stay as they are".into());
         }
         let count = self.diversions().len();
@@ -333,8 +381,12 @@ impl Config {
             }
         }
         for (at, redirect) in self.redirects.iter().enumerate() {
-            if let Some(fault) = redirect.fault(&self.redirects[..at]) {
-                return wrong(format!("redirect of {}: {fault}", redirect.clients));
+            let whose = match redirect.whose() {
+                Ok(whose) => whose,
+                Err(fault) => return wrong(format!("redirect {}: {fault}", at + 1)),
+            };
+            if let Some(fault) = redirect.fault(&whose, &self.redirects[..at]) {
+                return wrong(format!("{whose}: {fault}"));
             }
         }
         Ok(())
@@ -360,7 +412,7 @@ mod tests {
     fn the_file_beside_the_crate_is_one() {
         let text = include_str!("../steer.toml");
         let config = Config::parse(text).expect("the example");
-        assert_eq!((config.ports.len(), config.redirects.len()), (2, 1));
+        assert_eq!((config.ports.len(), config.redirects.len()), (2, 2));
         assert_eq!(config.ports[0].functions[1].driver, Some(WantedDriver::Is("vfio-pci".into())));
     }
 
@@ -396,6 +448,15 @@ mod tests {
             (redirect("a", "to = []"), "no control group"),
             (redirect("/a", "to = []\ncolour = 'red'"), "colour"),
             (redirect("/a", "to = []") + &redirect("/a/b", "to = []"), "one lies in the other"),
+            ("[[redirect]]\n[[redirect.rule]]\nto = []".into(), "one of `clients`"),
+            ("[[redirect]]\nclients = '/a'\nforwarded = 'e'\n[[redirect.rule]]\nto = []".into(), "one of `clients`"),
+            ("[[redirect]]\nforwarded = 'e e'\n[[redirect.rule]]\nto = []".into(), "no interface's name"),
+            ("[[redirect]]\nforwarded = 'e+'\n[[redirect.rule]]\nto = []".into(), "letters, digits"),
+            (
+                "[[redirect]]\nforwarded = 'e'\nmiddlebox = '/m'\n[[redirect.rule]]\nto = []".into(),
+                "leave `middlebox` out",
+            ),
+            ("[[redirect]]\nforwarded = 'e'\n[[redirect.rule]]\nto = []\n".repeat(2), "twice"),
             ("[[redirect]]\nclients = '/m/a'\nmiddlebox = '/m'\n[[redirect.rule]]\nto = []".into(), "own group"),
         ] {
             let trouble = Config::parse(&text).expect_err(&text);

@@ -1,54 +1,68 @@
-//! The plan for control groups whose connections go to a middlebox.
+//! The plan for connections that go to a middlebox: those of control groups, and those that are forwarded.
 
-use crate::config::Config;
+use crate::config::{Config, Whose};
 use crate::item::Item;
-use crate::redirect::{Group, diversions_text};
+use crate::redirect::diversions_text;
 use crate::step::Step;
 use crate::system::System;
 use crate::trouble::Trouble;
-use std::collections::BTreeSet;
 
-/// All that is wanted, each with its value.
+/// All that is wanted, each with its value: what it takes, then its rules.
 pub(crate) fn wanted(config: &Config) -> Vec<(Item, String)> {
     let of = |redirect: &crate::config::Redirect| {
-        let programs = Item::Redirect(redirect.clients.clone(), redirect.middlebox.clone());
-        let text = diversions_text(&redirect.diversions());
-        [(programs, "present".to_string()), (Item::Diversions(redirect.clients.clone()), text)]
+        let means = match redirect.whose().ok()? {
+            Whose::Clients(clients, told) => Item::Redirect(clients, told),
+            Whose::Forwarded(name) => Item::Forward(name),
+        };
+        let rules = rules_of(&means)?;
+        Some([(means, "present".to_string()), (rules, diversions_text(&redirect.diversions()))])
     };
-    config.redirects.iter().flat_map(of).collect()
+    config.redirects.iter().filter_map(of).flatten().collect()
+}
+
+/// The rules by what they take; `None`: it is nothing that rules take.
+fn rules_of(means: &Item) -> Option<Item> {
+    match means {
+        Item::Redirect(clients, _) => Some(Item::Diversions(clients.clone())),
+        Item::Forward(name) => Some(Item::Forwarded(*name)),
+        _ => None,
+    }
 }
 
 /// The steps; or all that stands against them.
 pub(crate) fn plan(config: &Config, system: &dyn System, made: &[Item]) -> Result<Vec<Step>, Vec<Trouble>> {
     let wanted = wanted(config);
     let (mut steps, mut troubles) = (Vec::new(), Vec::new());
-    // The groups whose programs these steps take away.
-    let mut emptied = BTreeSet::<Group>::new();
+    // The rules that go with what these steps take away.
+    let mut emptied = Vec::new();
     for item in made.iter().filter(|item| !wanted.iter().any(|(wanted, _)| wanted == *item)) {
-        let Item::Redirect(clients, _) = item else { continue };
+        let Some(own) = rules_of(item) else { continue };
         if let Ok(now) = item.read(system)
             && (now == "present" || now == "part")
         {
-            let own = Item::Diversions(clients.clone());
             match own.read(system) {
                 Ok(rules) if rules.is_empty() => {}
-                Ok(rules) => steps.push(Step::new(own, rules, "")),
+                Ok(rules) => steps.push(Step::new(own.clone(), rules, "")),
                 Err(trouble) => troubles.push(trouble),
             }
             steps.push(Step::new(item.clone(), now, "absent"));
-            emptied.insert(clients.clone());
+            emptied.push(own);
         }
     }
     for (item, value) in wanted {
-        let now = match &item {
-            Item::Diversions(clients) if emptied.contains(clients) => Ok(String::new()),
-            Item::Redirect(clients, _) if emptied.contains(clients) => Ok("absent".into()),
+        let now = match rules_of(&item) {
+            None if emptied.contains(&item) => Ok(String::new()),
+            Some(rules) if emptied.contains(&rules) => Ok("absent".into()),
             _ => item.read(system),
         };
         match now {
             Err(trouble) => troubles.push(trouble),
             Ok(now) if now == value => {}
             Ok(now) if now == "another" || now == "gone" => troubles.push(in_the_way(&item, &now)),
+            Ok(now) if now == "part" && has_rules(&item, system) => troubles.push(Trouble::new(
+                format!("{}: somebody has taken a part of it away, and its rules are there", item.words()),
+                format!("take the rest away, then plan again: {}", item.command(system, "absent")),
+            )),
             Ok(now) if now == "part" => {
                 steps.push(Step::new(item.clone(), now, "absent"));
                 steps.push(Step::new(item, "absent", value));
@@ -59,19 +73,27 @@ pub(crate) fn plan(config: &Config, system: &dyn System, made: &[Item]) -> Resul
     if troubles.is_empty() { Ok(steps) } else { Err(troubles) }
 }
 
+fn has_rules(item: &Item, system: &dyn System) -> bool {
+    rules_of(item).is_some_and(|rules| rules.read(system).is_ok_and(|rules| !rules.is_empty()))
+}
+
 fn in_the_way(item: &Item, now: &str) -> Trouble {
-    let clients = match item {
-        Item::Redirect(clients, _) => clients.to_string(),
-        _ => String::new(),
-    };
-    match now {
-        "gone" => Trouble::new(
+    match (item, now) {
+        (Item::Redirect(clients, _), "gone") => Trouble::new(
             format!("there is no control group {clients} here, or none for its middlebox"),
             "cat /proc/PID/cgroup shows a process's own (behind 0::); make it first, or start its service",
         ),
-        _ => Trouble::new(
+        (Item::Redirect(clients, _), _) => Trouble::new(
             format!("the control group {clients} has redirects with another middlebox's group"),
             format!("see `culvert-redirect show {clients}`; culvert-redirect detach {clients} takes them away"),
+        ),
+        (Item::Forward(name), "gone") => Trouble::new(
+            format!("there is no interface {name} here"),
+            "see ip link; it is looked for in this network namespace",
+        ),
+        _ => Trouble::new(
+            format!("{}: a process holds others", item.words()),
+            "they go with it: stop the middlebox that was started by culvert-redirect hold",
         ),
     }
 }

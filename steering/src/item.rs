@@ -1,6 +1,6 @@
 //! What can be changed, one thing at a time: read, written, and told in words and as a command.
 
-use crate::address::Device;
+use crate::address::{Device, Name};
 use crate::flow::{Backend, Target};
 use crate::redirect::Group;
 use crate::rule::{self, Likeness, Rule};
@@ -47,6 +47,11 @@ pub enum Item {
     Redirect(Group, Option<Group>),
     /// Which connections of a control group go to a middlebox: culvert-redirect's rules, all at once.
     Diversions(Group),
+    /// Whether culvert-redirect's table and routing rules for connections that come by an interface and are forwarded are `present`, `absent`, there in `part`, or of
+    /// `another` process.
+    Forward(Name),
+    /// Which of these connections go to a middlebox, as for a control group.
+    Forwarded(Name),
 }
 
 /// A port's only interface.
@@ -97,7 +102,7 @@ impl Item {
             Item::Up(p) | Item::Autoprobe(p) | Item::Count(p) | Item::Ntuple(p) | Item::Hook(p) | Item::Split(p) => *p,
             Item::Mac(p, _) | Item::Vlan(p, _) | Item::Trust(p, _) | Item::SpoofCheck(p, _) | Item::Rate(p, _) => *p,
             Item::Override(p, _) | Item::Driver(p, _) | Item::Reset(p, _) | Item::Rule(p, ..) => *p,
-            Item::Redirect(..) | Item::Diversions(_) => return None,
+            Item::Redirect(..) | Item::Diversions(_) | Item::Forward(_) | Item::Forwarded(_) => return None,
         })
     }
 
@@ -153,6 +158,8 @@ impl Item {
                 of(&format!("{clients}: programs for redirects, and in {told} those that tell of them"))
             }
             Item::Diversions(clients) => of(&format!("{clients}: redirects")),
+            Item::Forward(name) => format!("forwarded from {name}: table and routing rules for redirects"),
+            Item::Forwarded(name) => format!("forwarded from {name}: redirects"),
         }
     }
 
@@ -220,6 +227,8 @@ impl Item {
             Item::Diversions(ref clients) => {
                 self.look(system, &redirect_command("show", clients, None))?.trim().to_owned()
             }
+            Item::Forward(name) => self.look(system, &forward_command("status", name))?.trim().to_owned(),
+            Item::Forwarded(name) => self.look(system, &forward_command("show", name))?.trim().to_owned(),
         })
     }
 
@@ -231,7 +240,7 @@ impl Item {
             false => {
                 let remedy = match self.port() {
                     Some(_) => "is the interface there?",
-                    None => "is the control group there, and what does the command say when run by hand?",
+                    None => "what does the command say when run by hand?",
                 };
                 Err(Trouble::new(format!("`{}`: {}", command.join(" "), ran.err.trim()), remedy))
             }
@@ -332,6 +341,8 @@ impl Item {
             Item::Diversions(ref clients) => {
                 format!("{} {value}", redirect_command("set", clients, None)).trim_end().into()
             }
+            Item::Forward(name) => forward_command(if value == "present" { "attach" } else { "detach" }, name),
+            Item::Forwarded(name) => format!("{} {value}", forward_command("set", name)).trim_end().into(),
         }
     }
 
@@ -343,7 +354,7 @@ impl Item {
             Item::Ntuple(_) => now.split(' ').next() == wanted.split(' ').next(),
             Item::Reset(..) => true,
             // A group that has ended has no programs, and nobody wants a part of them back.
-            Item::Redirect(..) => {
+            Item::Redirect(..) | Item::Forward(_) => {
                 wanted == now || matches!((wanted, now), ("absent", "gone") | ("part", "absent" | "gone"))
             }
             _ => wanted == now,
@@ -359,6 +370,10 @@ pub(crate) fn is_for_users(driver: &str) -> bool {
 fn redirect_command(what: &str, clients: &Group, told: Option<&Group>) -> String {
     let told = told.map(|group| format!(" --middlebox {group}")).unwrap_or_default();
     format!("culvert-redirect {what} {clients}{told}")
+}
+
+fn forward_command(what: &str, interface: Name) -> String {
+    format!("culvert-redirect forward {what} {interface}")
 }
 
 fn device_at(address: &str) -> String {

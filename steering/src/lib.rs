@@ -28,7 +28,7 @@ mod usage;
 
 pub use act::{Undone, apply, undo};
 pub use address::{Device, Mac, Name, Pci};
-pub use config::{Config, Flow, Function, Port, Redirect, WantedDriver, WantedMac, Way};
+pub use config::{Config, Flow, Function, Port, Redirect, WantedDriver, WantedMac, Way, Whose};
 pub use flow::{Backend, Family, Match, Ports, Prefix, Protocol, Target};
 pub use imagined::{Card, Fault, Imagined};
 pub use item::{Item, split_words};

@@ -54,6 +54,10 @@ pub(crate) fn hindrance(system: &dyn System, item: &Item, value: &str) -> Option
             let now = Item::Diversions(clients.clone()).read(system).unwrap_or_default();
             (!now.is_empty()).then(|| format!("others have redirects in {clients}"))
         }
+        Item::Forward(name) if value == "absent" => {
+            let now = Item::Forwarded(*name).read(system).unwrap_or_default();
+            (!now.is_empty()).then(|| format!("others have redirects of what {name} brings"))
+        }
         _ => None,
     }
 }

@@ -1,15 +1,15 @@
 //! `culvert-redirect`: the eBPF programs of control groups whose connections go to a middlebox, and their rules. `culvert steer` uses it.
 
 use clap::{Parser, Subcommand};
-use culvert_redirect::relay::{Onward, serve};
-use culvert_redirect::{Opened, Presence, Set, receive};
+use culvert_redirect::relay::{self, Onward, serve};
+use culvert_redirect::{Forward, Opened, Presence, Set, receive};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
-use steering::{Group, diversions_text, parse_diversions};
+use steering::{Diversion, Group, Name, diversions_text, parse_diversions};
 
 #[derive(Parser, Debug)]
 #[command(
@@ -87,6 +87,10 @@ enum Action {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },
+    /// Connections that this host passes on to others, as a router or the host of a bridge with an address: whatever comes by an interface and is not for this host.
+    /// The middlebox's listener must be transparent (IP_TRANSPARENT; HAProxy: `bind ... transparent`), and its `getsockname` says where a client wanted to go
+    #[command(subcommand)]
+    Forward(Forwards),
     /// Be a middlebox that only passes on, each connection to where its client wanted to go. By `culvert run` it is a program under culvert towards the other side
     Relay {
         /// Where it listens, as 127.0.0.1:15001; may be given twice
@@ -98,6 +102,53 @@ enum Action {
         /// Tell it the client's address and the one that it has asked for, by the PROXY protocol, version 2
         #[arg(long, requires = "to")]
         proxy_protocol: bool,
+        /// Take connections that this host passes on to others (`forward`): they keep the address that they are for. It takes CAP_NET_ADMIN
+        #[arg(long)]
+        transparent: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum Forwards {
+    /// Make the table and the routing rules; without rules all connections stay as they are
+    Attach {
+        /// The interface by which they come
+        interface: Name,
+    },
+    /// Take them away; connections that the middlebox has are cut
+    Detach {
+        /// The interface by which they come
+        interface: Name,
+    },
+    /// Say whether they are `present`, `absent`, there in `part`, or of `another` process, which holds them
+    Status {
+        /// The interface by which they come
+        interface: Name,
+    },
+    /// Show the rules; the first that a connection is under decides
+    Show {
+        /// The interface by which they come
+        interface: Name,
+    },
+    /// Give it these rules instead of those that it has, at once; connections that have begun stay where they are
+    Set {
+        /// The interface by which they come
+        interface: Name,
+        /// The rules
+        #[arg(trailing_var_arg = true)]
+        rules: Vec<String>,
+    },
+    /// Start a middlebox that has the rules: they go with the last of its processes. It must not close descriptors that it does not know
+    #[command(after_help = "RULES as those of `set`, in one argument")]
+    Hold {
+        /// The interface by which they come
+        interface: Name,
+        /// The rules
+        #[arg(long)]
+        rules: String,
+        /// The middlebox and its arguments
+        #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
     },
 }
 
@@ -115,38 +166,11 @@ fn run(action: &Action) -> Result<(), String> {
     match action {
         Action::Attach(groups) => Set::attach(&groups.clients, groups.middlebox.as_ref()),
         Action::Detach(groups) => Set::detach(&groups.clients, groups.middlebox.as_ref()),
-        Action::Status(groups) => {
-            let presence = match Set::presence(&groups.clients, groups.middlebox.as_ref()) {
-                // A plan needs no rights: it is that of somebody who sees nothing.
-                Err(why) if why.contains("takes root") => {
-                    eprintln!("culvert-redirect: {why}");
-                    Presence::Absent
-                }
-                known => known?,
-            };
-            println!(
-                "{}",
-                match presence {
-                    Presence::Present => "present",
-                    Presence::Absent => "absent",
-                    Presence::Part => "part",
-                    Presence::Another => "another",
-                    Presence::Gone => "gone",
-                }
-            );
-            Ok(())
-        }
+        Action::Status(groups) => say(Set::presence(&groups.clients, groups.middlebox.as_ref())),
         Action::Show { clients } => {
-            let rules = match Set::of(clients) {
-                Err(why) if why.contains("takes root") => {
-                    eprintln!("culvert-redirect: {why}");
-                    Vec::new()
-                }
-                set => set?.map(|set| set.rules()).transpose()?.unwrap_or_default(),
-            };
-            println!("{}", diversions_text(&rules));
-            Ok(())
+            show(Set::of(clients).and_then(|set| set.map_or(Ok(Vec::new()), |set| set.rules())))
         }
+        Action::Forward(action) => forward(action),
         Action::Set { clients, rules } => {
             let rules = parse_diversions(&rules.join(" "))?;
             let none = || format!("{clients} has no redirects: culvert-redirect attach {clients}");
@@ -156,13 +180,70 @@ fn run(action: &Action) -> Result<(), String> {
             start(&receive(interface, middlebox, &parse_diversions(rules)?)?, Some(middlebox), command)
         }
         Action::Hold { clients, middlebox, rules, command } => hold(clients, middlebox.as_ref(), rules, command),
-        Action::Relay { listen, to, proxy_protocol } => relay(listen, Onward { to: *to, proxy: *proxy_protocol }),
+        Action::Relay { listen, to, proxy_protocol, transparent } => {
+            relay(listen, Onward { to: *to, proxy: *proxy_protocol }, *transparent)
+        }
+    }
+}
+
+/// What is there, in a word.
+fn say(presence: Result<Presence, String>) -> Result<(), String> {
+    let presence = match presence {
+        // A plan needs no rights: it is that of somebody who sees nothing.
+        Err(why) if why.contains("takes root") => {
+            eprintln!("culvert-redirect: {why}");
+            Presence::Absent
+        }
+        known => known?,
+    };
+    println!(
+        "{}",
+        match presence {
+            Presence::Present => "present",
+            Presence::Absent => "absent",
+            Presence::Part => "part",
+            Presence::Another => "another",
+            Presence::Gone => "gone",
+        }
+    );
+    Ok(())
+}
+
+fn show(rules: Result<Vec<Diversion>, String>) -> Result<(), String> {
+    let rules = match rules {
+        Err(why) if why.contains("takes root") => {
+            eprintln!("culvert-redirect: {why}");
+            Vec::new()
+        }
+        rules => rules?,
+    };
+    println!("{}", diversions_text(&rules));
+    Ok(())
+}
+
+fn forward(action: &Forwards) -> Result<(), String> {
+    match action {
+        Forwards::Attach { interface } => Forward::new(*interface)?.attach(),
+        Forwards::Detach { interface } => Forward::new(*interface)?.detach(),
+        Forwards::Status { interface } => say(Forward::new(*interface)?.presence()),
+        Forwards::Show { interface } => show(Forward::new(*interface)?.rules()),
+        Forwards::Set { interface, rules } => Forward::new(*interface)?.change(&parse_diversions(&rules.join(" "))?),
+        Forwards::Hold { interface, rules, command } => {
+            Forward::new(*interface)?.hold(&parse_diversions(rules)?)?;
+            start(&[], None, command)
+        }
     }
 }
 
 /// Ends when a listener fails.
-fn relay(listen: &[SocketAddr], onward: Onward) -> Result<(), String> {
-    let bind = |at: &SocketAddr| TcpListener::bind(at).map_err(|e| format!("{at}: {e}"));
+fn relay(listen: &[SocketAddr], onward: Onward, transparent: bool) -> Result<(), String> {
+    let bind = |at: &SocketAddr| {
+        let listener = TcpListener::bind(at).map_err(|e| format!("{at}: {e}"))?;
+        if transparent {
+            relay::transparent(&listener).map_err(|e| format!("{at}: transparent: {e}: it takes CAP_NET_ADMIN"))?;
+        }
+        Ok::<_, String>(listener)
+    };
     let listeners: Vec<TcpListener> = listen.iter().map(bind).collect::<Result<_, _>>()?;
     println!("listening");
     let (tell, ended) = std::sync::mpsc::channel();

@@ -2,6 +2,7 @@
 //! protocol (version 2). It keeps back who sends faster than the other side reads, and a stream that was cut on one side is reset on the other,
 //! never ended.
 
+use crate::sys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{setsockopt, sockopt};
 use std::io::{self, Read, Write};
@@ -55,6 +56,11 @@ pub fn serve(listener: &TcpListener, onward: Onward) -> io::Error {
             eprintln!("culvert-redirect: a connection's thread: {e}");
         }
     }
+}
+
+/// A listener of connections that keep the address that they are for, whosever it is (IP_TRANSPARENT).
+pub fn transparent(listener: &TcpListener) -> io::Result<()> {
+    sys::transparent(listener, listener.local_addr()?.is_ipv6())
 }
 
 /// Whether closing the socket resets the connection, also when this process is killed: until both streams have come to their ends nobody must take

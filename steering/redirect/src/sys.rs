@@ -1,5 +1,5 @@
 //! Programs that are attached to control groups without a link: they stay when the process that has attached them ends.
-// Unsafe here: five calls of libbpf that libbpf-rs does not have, and an option that no crate asks for.
+// Unsafe here: five calls of libbpf that libbpf-rs does not have, and two options that no crate has.
 #![allow(unsafe_code)]
 
 use libbpf_rs::libbpf_sys::{
@@ -8,7 +8,7 @@ use libbpf_rs::libbpf_sys::{
 };
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
 use std::ptr::{null, null_mut};
 
@@ -63,6 +63,16 @@ pub(crate) fn network() -> io::Result<u64> {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
     };
     if r == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether connections may have addresses that are not this host's.
+pub(crate) fn transparent(socket: impl AsFd, v6: bool) -> io::Result<()> {
+    let (level, option) =
+        if v6 { (libc::IPPROTO_IPV6, libc::IPV6_TRANSPARENT) } else { (libc::IPPROTO_IP, libc::IP_TRANSPARENT) };
+    let (yes, len) = (1_i32, size_of::<i32>() as libc::socklen_t);
+    // SAFETY: `len` bytes are read from `yes`.
+    let r = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, option, (&raw const yes).cast(), len) };
+    if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// A program's name, and the numbers of its maps.

@@ -3,77 +3,16 @@
 mod host;
 
 use culvert_redirect::Set;
+use host::steer::{Steer, beside, kill};
 use host::{BOX, Host, Middlebox, SERVER4, SERVER6, Server, compiled, is_root, middlebox, original, server};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
-use steering::{Config, Journal, Linux, Step};
-
-/// The commands are found beside the program that runs them: cargo puts tests one directory deeper.
-fn beside() {
-    let own = std::env::current_exe().expect("a path");
-    let link = own.parent().expect("a directory").join("culvert-redirect");
-    let binary = Path::new(env!("CARGO_BIN_EXE_culvert-redirect"));
-    if std::fs::read_link(&link).is_ok_and(|to| to == binary) {
-        return;
-    }
-    // Another test process may do the same.
-    let _ = std::fs::remove_file(&link);
-    let _ = std::os::unix::fs::symlink(binary, &link);
-}
+use steering::Journal;
 
 fn static_client() -> &'static str {
     static PATH: OnceLock<String> = OnceLock::new();
     PATH.get_or_init(|| compiled("client.c").to_str().expect("a path").to_owned())
-}
-
-/// A journal of its own, and plans.
-struct Steer {
-    directory: PathBuf,
-    system: Linux,
-}
-
-impl Steer {
-    fn new() -> Steer {
-        beside();
-        let directory = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("steer-{}", std::process::id()));
-        Steer { directory, system: Linux::new() }
-    }
-
-    fn plan(&self, text: &str) -> Vec<Step> {
-        let config = Config::parse(text).unwrap_or_else(|e| panic!("{e}"));
-        let made = Journal::look(&self.directory).expect("a journal").made();
-        steering::plan(&config, &self.system, &made).unwrap_or_else(|e| panic!("{e:?}"))
-    }
-
-    /// How many steps it took.
-    fn apply(&mut self, text: &str) -> usize {
-        let steps = self.plan(text);
-        let mut journal = Journal::open(&self.directory).expect("a journal");
-        steering::apply(&mut self.system, &mut journal, &steps, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(self.differences(text), Vec::<String>::new());
-        drop(journal);
-        assert_eq!(self.plan(text), []);
-        steps.len()
-    }
-
-    fn differences(&self, text: &str) -> Vec<String> {
-        let config = Config::parse(text).expect("a file");
-        let all = steering::verify(&config, &self.system).unwrap_or_else(|e| panic!("{e:?}"));
-        all.iter().map(ToString::to_string).collect()
-    }
-
-    fn undo(&mut self) {
-        let mut journal = Journal::open(&self.directory).expect("a journal");
-        let undone = steering::undo(&mut self.system, &mut journal, &mut |_| {}).unwrap_or_else(|e| panic!("{e}"));
-        assert_eq!(undone.left, Vec::<String>::new());
-    }
-}
-
-impl Drop for Steer {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.directory);
-    }
 }
 
 fn wanted(host: &Host, rules: &str) -> String {
@@ -255,20 +194,6 @@ fn no_rule_outlives_its_owner() {
     assert_eq!(Set::left(&group, None), Ok(0));
 }
 
-/// Puts a script in the place of the command, which kills it at its call `at` of bpf(2) if it does this; no call: writes them down.
-fn kill(action: &str, at: Option<usize>, calls: &Path) {
-    let tool = env!("CARGO_BIN_EXE_culvert-redirect");
-    let inject = at.map(|at| format!("-e inject=bpf:signal=KILL:when={at}")).unwrap_or_default();
-    let out = calls.display();
-    let text = format!(
-        "#!/bin/sh\ncase $1 in {action}) exec strace -qq -o {out} -e trace=bpf {inject} {tool} \"$@\";; esac\nexec {tool} \"$@\"\n"
-    );
-    let link = std::env::current_exe().expect("a path").with_file_name("culvert-redirect");
-    let _ = std::fs::remove_file(&link);
-    std::fs::write(&link, text).expect("a script");
-    std::fs::set_permissions(&link, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("a program");
-}
-
 /// Killed before each program that it attaches or takes away, and before its rules, the command leaves what `undo` takes away, also
 /// where that is killed.
 #[test]
@@ -286,7 +211,7 @@ fn it_is_killed_at_each_step() {
     let (mut killed, mut partial) = (0, 0);
     for (action, does) in [("attach", "BPF_PROG_ATTACH"), ("set", "BPF_MAP_UPDATE_ELEM"), ("detach", "BPF_PROG_DETACH")]
     {
-        kill(action, None, &calls);
+        kill("bpf", action, None, &calls);
         steer.apply(&text);
         let read = || std::fs::read_to_string(&calls).expect("strace (apt-get install strace)");
         let applied = if action == "detach" { String::new() } else { read() };
@@ -296,7 +221,7 @@ fn it_is_killed_at_each_step() {
             (1..).zip(told.lines()).filter(|(_, line)| line.contains(does)).map(|(at, _)| at).collect();
         assert!(points.len() >= if action == "set" { 2 } else { 7 }, "{action}: {told}");
         for at in points {
-            kill(action, Some(at), &calls);
+            kill("bpf", action, Some(at), &calls);
             let steps = steer.plan(&text);
             let mut journal = Journal::open(&steer.directory).expect("a journal");
             let applied = steering::apply(&mut steer.system, &mut journal, &steps, &mut |_| {});

@@ -3,49 +3,8 @@
 mod host;
 
 use culvert_redirect::Set;
-use host::{BOX, Host, Middlebox, Server, compiled, is_root, run};
-use nix::sched::{CloneFlags, unshare};
-use std::process::{Command, Stdio};
-use std::sync::mpsc::{Sender, channel};
-use std::thread;
-
-/// A thread in a network namespace of its own, at the other end of a veth; it runs commands.
-struct Remote(Sender<(Vec<String>, Sender<String>)>);
-
-impl Remote {
-    fn new() -> Remote {
-        let (jobs, todo) = channel::<(Vec<String>, Sender<String>)>();
-        let (tell, told) = channel();
-        thread::spawn(move || {
-            unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
-            tell.send(nix::unistd::gettid()).expect("told");
-            for (words, answer) in todo {
-                let mut command = Command::new("timeout");
-                let out = command.args(["-k", "1", "30"]).args(words).stdin(Stdio::null()).output().expect("a command");
-                let text = [out.stdout, out.stderr].concat();
-                answer.send(String::from_utf8_lossy(&text).trim_end().to_owned()).expect("told");
-            }
-        });
-        let there = told.recv().expect("a thread");
-        run("ip link add here type veth peer name there");
-        run(&format!("ip link set there netns {there}"));
-        run("ip addr add 10.67.0.1/24 dev here");
-        run("ip addr add fd67::1/64 dev here nodad");
-        run("ip link set here up");
-        let remote = Remote(jobs);
-        for text in ["addr add 10.67.0.2/24 dev there", "addr add fd67::2/64 dev there nodad", "link set there up"] {
-            assert_eq!(remote.says(&[&["ip"][..], &text.split(' ').collect::<Vec<_>>()].concat()), "", "{text}");
-        }
-        remote
-    }
-
-    /// What a command prints there.
-    fn says(&self, words: &[&str]) -> String {
-        let (answer, answered) = channel();
-        self.0.send((words.iter().map(|&word| word.to_owned()).collect(), answer)).expect("a thread");
-        answered.recv().expect("an answer")
-    }
-}
+use host::remote::Remote;
+use host::{BOX, Host, Middlebox, Server, compiled, is_root};
 
 /// A middlebox that says who its client is to it, and whom that has asked for; it knows nothing of culvert.
 const PYTHON: &str = "import socket, selectors
@@ -73,7 +32,7 @@ fn connections_from_other_hosts_come_to_the_middlebox() {
         return;
     }
     let host = Host::new();
-    let remote = Remote::new();
+    let remote = Remote::new("here", 67);
     let _server = Server::new(&[("10.67.0.1", 80), ("fd67::1", 80)], |_| "server".into());
     let client = compiled("client.c");
     let asks =

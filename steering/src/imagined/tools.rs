@@ -100,6 +100,12 @@ pub(super) fn look(tools: &Path, command: &[String]) -> io::Result<Ran> {
         ["culvert-redirect", "show", clients] => {
             said(fs::read_to_string(group(tools, clients).join("rules")).unwrap_or_default())
         }
+        ["culvert-redirect", "forward", "status", name] => {
+            said(if file(name, "forwards").exists() { "present" } else { "absent" })
+        }
+        ["culvert-redirect", "forward", "show", name] => {
+            said(fs::read_to_string(file(name, "forwards")).unwrap_or_default())
+        }
         ["culvert-split", "show", name] => said(fs::read_to_string(file(name, "rules")).unwrap_or_default()),
         _ => Err(io::Error::from(io::ErrorKind::NotFound)),
     }
@@ -163,6 +169,14 @@ pub(super) fn run(tools: &Path, command: &[String]) -> io::Result<Ran> {
         },
         ["culvert-redirect", "set", clients, ref rules @ ..] => {
             fs::write(group(tools, clients).join("rules"), rules.join(" "))?;
+            said("")
+        }
+        ["culvert-redirect", "forward", "detach", name] => match fs::remove_file(file(name, "forwards")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => said(""),
+        },
+        ["culvert-redirect", "forward", "attach" | "set", name, ref rules @ ..] => {
+            fs::write(file(name, "forwards"), rules.join(" "))?;
             said("")
         }
         ["culvert-split", "attach", name] => {

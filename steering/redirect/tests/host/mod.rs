@@ -3,6 +3,9 @@
 // Unsafe here: an option that no crate asks for.
 #![allow(unsafe_code)]
 
+pub mod remote;
+pub mod steer;
+
 use nix::sched::{CloneFlags, unshare};
 use std::fs;
 use std::io::{Read, Write};
@@ -137,10 +140,20 @@ pub struct Server {
 
 impl Server {
     pub fn new(addresses: &[(&str, u16)], line: fn(&TcpStream) -> String) -> Server {
+        Server::with(addresses, line, |_| ())
+    }
+
+    /// One whose connections keep the addresses that they are for.
+    pub fn transparent(addresses: &[(&str, u16)], line: fn(&TcpStream) -> String) -> Server {
+        Server::with(addresses, line, |listener| culvert_redirect::relay::transparent(listener).expect("transparent"))
+    }
+
+    fn with(addresses: &[(&str, u16)], line: fn(&TcpStream) -> String, prepare: fn(&TcpListener)) -> Server {
         let over = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
         let (mut threads, mut all) = (Vec::new(), Vec::new());
         for (ip, port) in addresses {
             let listener = TcpListener::bind((*ip, *port)).expect("a listener");
+            prepare(&listener);
             all.push(listener.local_addr().expect("an address"));
             let over = over.clone();
             threads.push(thread::spawn(move || {
@@ -214,6 +227,20 @@ impl Middlebox {
             thread::yield_now();
         }
         program
+    }
+}
+
+impl Middlebox {
+    /// It, and all processes that it has begun.
+    pub fn kill_with_children(self) {
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.0.id())).expect("its children");
+        drop(self);
+        for child in children.split_whitespace() {
+            run(&format!("kill -KILL {child}"));
+            while fs::read_to_string(format!("/proc/{child}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+                thread::yield_now();
+            }
+        }
     }
 }
 
