@@ -275,6 +275,9 @@ pub struct Flow {
     /// What does it. Without it: the card's n-tuple filters, and for another interface its switch.
     #[serde(default)]
     pub by: Option<Backend>,
+    /// Of the XDP program: its packets are only forwarded, so each follows the rule at once. Without it TCP connections stay where they began.
+    #[serde(default)]
+    pub stateless: bool,
 }
 
 impl Flow {
@@ -358,6 +361,10 @@ impl Config {
                 if let Some(fault) = flow.packets.fault() {
                     return wrong(format!("{who}: {fault}"));
                 }
+                if flow.stateless && flow.backend() != Backend::Xdp {
+                    let what = format!("{who}: `stateless` is of by = \"xdp\"");
+                    return Err(Trouble::new(what, "leave it out: filters of a card decide each packet in any case"));
+                }
                 if let (Target::Vf(vf), Some(vfs)) = (&flow.to, port.vfs)
                     && *vf >= vfs
                 {
@@ -440,6 +447,7 @@ mod tests {
             (flow("to = 'vf 2'"), "no VF 2"),
             (flow("to = 'mars'"), "no target"),
             (flow("to = 'kernel'\nby = 'ntuple'"), "cannot send"),
+            (flow("to = 'drop'\nstateless = true"), "`stateless` is of"),
             (format!("{port}[[port.flow]]\nname = 'f'\nmatch = {{}}\nto = 'drop'"), "matches all"),
             (redirect("/a", "to = ['127.0.0.1:1', '127.0.0.2:1']"), "the same version"),
             (redirect("/a", "to = ['0.0.0.0:1']"), "nobody"),

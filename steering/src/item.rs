@@ -151,7 +151,8 @@ impl Item {
                     None => String::new(),
                 };
                 let (source, destination) = (ports("source port", rule.source), ports("port", rule.destination));
-                of(&format!("{by} {place}: {}{source}{destination} -> {}", rule.packets, rule.to))
+                let each = if rule.stateless { ", packet by packet" } else { "" };
+                of(&format!("{by} {place}: {}{source}{destination} -> {}{each}", rule.packets, rule.to))
             }
             Item::Redirect(clients, None) => of(&format!("{clients}: programs for redirects")),
             Item::Redirect(clients, Some(told)) => {
@@ -405,6 +406,7 @@ pub fn split_words(rule: &Rule) -> Vec<String> {
     add("vlan", packets.vlan.map(|v| v.to_string()));
     all.push("to".into());
     all.extend(words(&rule.to.to_string()));
+    all.extend(rule.stateless.then(|| "stateless".to_owned()));
     all
 }
 

@@ -357,7 +357,7 @@ impl<'a> Planner<'a> {
         let wanted = self.wanted;
         let all = |by: Backend| {
             let of = move |flow: &&Flow| flow.backend() == by;
-            wanted.flows.iter().filter(of).flat_map(move |f| Rule::of(&f.packets, &f.to, by)).collect::<Vec<_>>()
+            wanted.flows.iter().filter(of).flat_map(rules_of).collect::<Vec<_>>()
         };
         if wanted.flows.is_empty() {
             return Vec::new();
@@ -432,6 +432,13 @@ impl<'a> Planner<'a> {
         all.extend(rules.into_iter().map(|(place, rule)| (Item::Rule(port, place, rule), "present".into())));
         if self.troubles.is_empty() { Ok(all) } else { Err(std::mem::take(&mut self.troubles)) }
     }
+}
+
+/// The rules that make up a flow.
+fn rules_of(flow: &Flow) -> Vec<Rule> {
+    let mut rules = Rule::of(&flow.packets, &flow.to, flow.backend());
+    rules.iter_mut().for_each(|rule| rule.stateless = flow.stateless);
+    rules
 }
 
 /// More rules of one kind hardly any card has for one port.

@@ -20,6 +20,9 @@ pub struct Rule {
     /// Destination ports as a value under a mask.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<(u16, u16)>,
+    /// Of the XDP program: it decides each packet, wherever the packet's connection began.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stateless: bool,
 }
 
 /// What a filter is to a rule.
@@ -34,9 +37,14 @@ pub enum Likeness {
 }
 
 impl Rule {
+    /// A rule on these packets, by the version of IP and the ports that they name.
+    pub fn plain(packets: Match, to: Target, by: Backend) -> Rule {
+        Rule { by, packets, to, source: None, destination: None, stateless: false }
+    }
+
     /// The rules that make up a flow.
     pub fn of(packets: &Match, to: &Target, by: Backend) -> Vec<Rule> {
-        let plain = |packets: Match| Rule { by, packets, to: to.clone(), source: None, destination: None };
+        let plain = |packets: Match| Rule::plain(packets, to.clone(), by);
         match by {
             Backend::Xdp | Backend::Flower => packets.families().into_iter().map(plain).collect(),
             Backend::Ntuple => {

@@ -29,6 +29,8 @@ _Static_assert(WORDS == 4, "first() names them");
 #define DO_DROP 3
 #define DO_BACK 4
 #define ANY_QUEUE 0xffff
+// Above both: the rule decides each packet, wherever its connection began.
+#define STATELESS (1u << 31)
 
 #define NEXT_FRAGMENT 44
 #define ICMP_FOR_IPV6 58
@@ -107,6 +109,8 @@ const volatile __u32 verdicts[RULES];
 const volatile __u32 by_source, by_destination, by_source_port, by_destination_port, by_vlan;
 // Whether there are rules, and whether there have been, so that connections may be pinned.
 const volatile __u32 rules, pinned;
+// Whether some rule is stateless.
+const volatile __u32 stateless;
 // Never: what is named only there belongs to the program, and lives as long.
 const volatile __u32 never;
 
@@ -445,20 +449,20 @@ int split(struct xdp_md *ctx)
 		kind += 3;
 
 	pin = tcp ? bpf_map_lookup_elem(&pins, &tuple) : NULL;
-	if (pin && !begins) {
-		count(ctx, PINNED);
-		return act(ctx, eth, *pin);
-	}
+	if (pin && !begins && !stateless)
+		goto pinned;
 	rule = rules ? first(&tuple, kind, ports != NULL) : RULES;
+	verdict = rule < RULES ? verdicts[rule] : 0;
+	if (pin && !begins && !(verdict & STATELESS))
+		goto pinned;
 	if (rule >= RULES) {
 		if (pin)
 			bpf_map_delete_elem(&pins, &tuple);
 		count(ctx, NO_RULE);
 		return XDP_PASS;
 	}
-	verdict = verdicts[rule];
 	what = rule;
-	if (tcp && verdict != DO_KERNEL << 16) {
+	if (tcp && verdict != DO_KERNEL << 16 && !(verdict & STATELESS)) {
 		if (!begins && is_kernels(ctx, &tuple, ipv4)) {
 			verdict = DO_KERNEL << 16;
 			what = KERNELS_OWN;
@@ -468,7 +472,10 @@ int split(struct xdp_md *ctx)
 		bpf_map_delete_elem(&pins, &tuple);
 	}
 	count(ctx, what);
-	return act(ctx, eth, verdict);
+	return act(ctx, eth, verdict & ~STATELESS);
+pinned:
+	count(ctx, PINNED);
+	return act(ctx, eth, *pin);
 fragment:
 	count(ctx, FRAGMENTS);
 	return XDP_PASS;

@@ -42,10 +42,11 @@ enum Action {
         /// The interface
         interface: String,
     },
-    /// Enter a rule: TCP connections that have begun stay where they are, everything else moves with the next packet
+    /// Enter a rule: TCP connections that have begun stay where they are, everything else moves with the next packet. Behind `stateless`
+    /// they move, too: for packets that are only forwarded
     #[command(
         after_help = "RULE: [family ipv4|ipv6] [protocol tcp|udp] [source NETWORK] [destination NETWORK] [source-ports \
-        FIRST-LAST] [destination-ports FIRST-LAST] [vlan NUMBER] to queue NUMBER|queues|kernel|drop|back"
+        FIRST-LAST] [destination-ports FIRST-LAST] [vlan NUMBER] to queue NUMBER|queues|kernel|drop|back [stateless]"
     )]
     Add {
         /// The interface

@@ -10,14 +10,32 @@ pub const RULES: usize = 256;
 /// A bit for each rule.
 pub type Bits = [u64; RULES / 64];
 
+/// In a verdict: STATELESS there.
+const STATELESS: u32 = 1 << 31;
+
 /// Whatever the queue: ANY_QUEUE there.
 const ANY_QUEUE: u32 = 0xffff;
 
 /// The rules by their places; the lowest that a packet is under decides.
-pub type Rules = BTreeMap<u32, (Match, Target)>;
+pub type Rules = BTreeMap<u32, One>;
+
+/// A rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct One {
+    /// Which packets.
+    pub packets: Match,
+    /// Where they go.
+    pub to: Target,
+    /// It decides each packet, wherever the packet's connection began.
+    pub stateless: bool,
+}
 
 /// Reads a rule as it is told and shown: names and values, and at the end where the packets go.
-pub fn parse(words: &[String]) -> Result<(Match, Target), String> {
+pub fn parse(words: &[String]) -> Result<One, String> {
+    let (words, stateless) = match words {
+        [rest @ .., last] if last == "stateless" => (rest, true),
+        all => (all, false),
+    };
     let at = words
         .iter()
         .position(|w| w == "to")
@@ -62,14 +80,14 @@ pub fn parse(words: &[String]) -> Result<(Match, Target), String> {
     }
     match packets.fault() {
         Some(fault) => Err(fault),
-        None => Ok((packets, to)),
+        None => Ok(One { packets, to, stateless }),
     }
 }
 
 /// A rule as it is told and shown.
-pub fn text((packets, to): &(Match, Target)) -> String {
-    let rule = Rule { by: Backend::Xdp, packets: packets.clone(), to: to.clone(), source: None, destination: None };
-    split_words(&rule).join(" ")
+pub fn text(rule: &One) -> String {
+    let plain = Rule::plain(rule.packets.clone(), rule.to.clone(), Backend::Xdp);
+    split_words(&Rule { stateless: rule.stateless, ..plain }).join(" ")
 }
 
 /// What the program looks up.
@@ -128,7 +146,7 @@ fn covers((len, ip): (u32, [u8; 16]), (inner_len, inner): (u32, [u8; 16])) -> bo
 /// Those that say nothing of the address, and for each network those of it and of all around it.
 fn networks(rules: &Rules, of: impl Fn(&Match) -> Option<Prefix>) -> (Bits, BTreeMap<(u32, [u8; 16]), Bits>) {
     let mut any = Bits::default();
-    let stated: Vec<_> = rules.iter().map(|(at, (packets, _))| (*at, of(packets).map(mapped))).collect();
+    let stated: Vec<_> = rules.iter().map(|(at, rule)| (*at, of(&rule.packets).map(mapped))).collect();
     stated.iter().filter(|(_, network)| network.is_none()).for_each(|(at, _)| set(&mut any, *at));
     let mut table: BTreeMap<_, _> = stated.iter().filter_map(|(_, network)| Some(((*network)?, any))).collect();
     for (inner, bits) in &mut table {
@@ -138,12 +156,12 @@ fn networks(rules: &Rules, of: impl Fn(&Match) -> Option<Prefix>) -> (Bits, BTre
 }
 
 fn numbers(rules: &Rules, size: usize, of: impl Fn(&Match) -> Option<Ports>) -> Vec<Bits> {
-    if rules.values().all(|(packets, _)| of(packets).is_none()) {
+    if rules.values().all(|rule| of(&rule.packets).is_none()) {
         return Vec::new();
     }
     let mut table = vec![Bits::default(); size];
-    for (at, (packets, _)) in rules {
-        let range = of(packets).map_or(0..=size - 1, |ports| ports.first.into()..=ports.last.into());
+    for (at, rule) in rules {
+        let range = of(&rule.packets).map_or(0..=size - 1, |ports| ports.first.into()..=ports.last.into());
         table[range].iter_mut().for_each(|bits| set(bits, *at));
     }
     table
@@ -153,8 +171,8 @@ impl Tables {
     /// Of these rules, whose places are below [`RULES`].
     pub fn of(rules: &Rules) -> Tables {
         let mut tables = Tables { verdicts: vec![0; RULES], ..Tables::default() };
-        for (at, (packets, to)) in rules {
-            tables.verdicts[*at as usize] = verdict(to);
+        for (at, One { packets, to, stateless }) in rules {
+            tables.verdicts[*at as usize] = verdict(to) | if *stateless { STATELESS } else { 0 };
             let families = packets.families().into_iter().filter_map(|m| m.family);
             for first in families.map(|f| if f == Family::Ipv4 { 0 } else { 3 }) {
                 let protocols = match packets.protocol {
@@ -190,6 +208,7 @@ mod tests {
             "destination 2001:db8::/32 to drop",
             "vlan 7 to back",
             "protocol tcp to kernel",
+            "protocol tcp to queue 3 stateless",
         ] {
             assert_eq!(text(&parse(&words(shown)).expect(shown)), shown);
         }
@@ -204,6 +223,8 @@ mod tests {
             "destination-ports 80 to drop",
             "protocol tcp to queue 65535",
             "vlan 5 to interface x",
+            "protocol tcp stateless to drop",
+            "protocol tcp to drop stateless stateless",
         ] {
             assert!(parse(&words(wrong)).is_err(), "{wrong}");
         }

@@ -215,6 +215,7 @@ fn load(
     data.by_destination_port = (!tables.destination_ports.is_empty()).into();
     data.untagged.word = tables.vlans.first().copied().unwrap_or_default();
     data.by_vlan = (!tables.vlans.is_empty()).into();
+    data.stateless = rules.values().any(|rule| rule.stateless).into();
     (data.rules, data.pinned) = ((!rules.is_empty()).into(), pinned.into());
     for (map, table) in [
         (&mut open.maps.source_ports, &tables.source_ports),

@@ -79,8 +79,8 @@ impl Packet {
         if self.fragment && !self.asks {
             return PASS;
         }
-        let first = rules.values().find(|(packets, _)| self.is_under(packets));
-        first.map_or(PASS, |(_, to)| match to {
+        let first = rules.values().find(|rule| self.is_under(&rule.packets));
+        first.map_or(PASS, |rule| match rule.to {
             Target::Drop => DROP,
             Target::Back => BACK,
             _ => PASS,
@@ -125,26 +125,39 @@ fn prefix(four: bool, bits: u8, len: u8) -> Prefix {
     Prefix { ip, len }
 }
 
-fn rule() -> impl Strategy<Value = (Match, Target)> {
+fn rule() -> impl Strategy<Value = rules::One> {
     let network = || proptest::option::of((any::<u8>(), any::<u8>()));
     let ports =
         || proptest::option::of((0u16..8, 0u16..8).prop_map(|(a, b)| Ports { first: a.min(b), last: a.max(b) }));
     let to = proptest::sample::select(vec![Target::Drop, Target::Back, Target::Kernel]);
     let protocol = proptest::option::of(any::<bool>());
-    (any::<bool>(), any::<bool>(), network(), network(), protocol, ports(), ports(), proptest::option::of(1u16..4), to)
-        .prop_map(|(four, stated, source, destination, tcp, source_ports, destination_ports, vlan, to)| {
-            let protocol = tcp.map(|tcp| if tcp { Protocol::Tcp } else { Protocol::Udp });
-            let packets = Match {
-                family: stated.then_some(if four { Family::Ipv4 } else { Family::Ipv6 }),
-                protocol,
-                source: source.map(|(bits, len)| prefix(four, bits, len)),
-                destination: destination.map(|(bits, len)| prefix(four, bits, len)),
-                source_ports: source_ports.filter(|_| protocol.is_some()),
-                destination_ports: destination_ports.filter(|_| protocol.is_some()),
-                vlan,
-            };
-            (packets, to)
-        })
+    (
+        any::<bool>(),
+        any::<bool>(),
+        network(),
+        network(),
+        protocol,
+        ports(),
+        ports(),
+        proptest::option::of(1u16..4),
+        to,
+        any::<bool>(),
+    )
+        .prop_map(
+            |(four, stated, source, destination, tcp, source_ports, destination_ports, vlan, to, stateless)| {
+                let protocol = tcp.map(|tcp| if tcp { Protocol::Tcp } else { Protocol::Udp });
+                let packets = Match {
+                    family: stated.then_some(if four { Family::Ipv4 } else { Family::Ipv6 }),
+                    protocol,
+                    source: source.map(|(bits, len)| prefix(four, bits, len)),
+                    destination: destination.map(|(bits, len)| prefix(four, bits, len)),
+                    source_ports: source_ports.filter(|_| protocol.is_some()),
+                    destination_ports: destination_ports.filter(|_| protocol.is_some()),
+                    vlan,
+                };
+                rules::One { packets, to, stateless }
+            },
+        )
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
@@ -181,7 +194,7 @@ fn the_first_rule_decides() {
     let rules = places.prop_flat_map(|places| {
         let count = places.len();
         proptest::collection::vec(rule(), count).prop_map(move |rules| {
-            let good = places.iter().copied().zip(rules).filter(|(_, (packets, _))| packets.fault().is_none());
+            let good = places.iter().copied().zip(rules).filter(|(_, rule)| rule.packets.fault().is_none());
             good.collect::<rules::Rules>()
         })
     });

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use wire::{HERE4, HERE6, Socket, THERE4, THERE6, Wire, is_root, try_packet};
 
-fn parsed(text: &str) -> (steering::Match, steering::Target) {
+fn parsed(text: &str) -> rules::One {
     let words: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
     rules::parse(&words).unwrap_or_else(|e| panic!("{text}: {e}"))
 }
@@ -167,6 +167,23 @@ fn connections_stay_where_they_began() {
     const PASS: u32 = 2;
     assert_eq!(try_packet(&split, &frames[0], 1).0, PASS);
     assert_eq!(try_packet(&split, &ack, 1).0, PASS);
+    // Under a stateless rule even a packet of the queue's connection goes where the rule says, and is no longer the queue's when it goes.
+    let redirected = |split: &Split| try_packet(split, &ack, 1).0 == REDIRECT;
+    let change = |texts: &[String]| {
+        Split::on("here").expect("asked").expect("there").change(&rules(texts)).expect("changed");
+        Split::on("here").expect("asked").expect("there")
+    };
+    let to = |place: &str| format!("protocol tcp destination-ports {port} to {place}");
+    let split = change(&[to("queue 0")]);
+    assert_eq!(try_packet(&split, &frames[0], 1).0, REDIRECT);
+    assert!(redirected(&change(&[])) && !redirected(&change(&[to("kernel stateless")])) && !redirected(&change(&[])));
+    assert!(redirected(&change(&[to("queue 0 stateless")])));
+    // Where another rule is stateless, a pin counts as before.
+    let split = change(&[to("queue 0")]);
+    assert_eq!(try_packet(&split, &frames[0], 1).0, REDIRECT);
+    let other = "protocol udp to drop stateless".to_owned();
+    assert!(redirected(&change(std::slice::from_ref(&other))) && redirected(&change(&[other, to("kernel")])));
+    let split = change(&[]);
     let clients = exchange(clients, &mut servers, 3);
     assert_eq!(clients.len(), CONNECTIONS);
     split.detach().expect("detached");

@@ -54,6 +54,12 @@ pub struct Wire {
 impl Wire {
     pub fn new() -> Wire {
         unshare(CloneFlags::CLONE_NEWNET).expect("a network namespace");
+        run("ip link set lo up");
+        Wire::between("here", [HERE4, HERE6], "there", [THERE4, THERE6])
+    }
+
+    /// One more: from the calling thread's namespace to another new one.
+    pub fn between(here: &str, [here4, here6]: [&str; 2], there: &'static str, addresses: [&'static str; 2]) -> Wire {
         let (jobs, todo) = channel::<Job>();
         let (tell, told) = channel();
         thread::spawn(move || {
@@ -61,19 +67,19 @@ impl Wire {
             tell.send(nix::unistd::gettid()).expect("told");
             todo.iter().for_each(|job| job());
         });
-        let there = told.recv().expect("a thread");
-        run("ip link set lo up");
-        run("ip link add here type veth peer name there");
-        run(&format!("ip link set there netns {there}"));
-        run(&format!("ip addr add {HERE4}/24 dev here"));
-        run(&format!("ip addr add {HERE6}/64 dev here nodad"));
-        run("ip link set here up");
+        let thread = told.recv().expect("a thread");
+        run(&format!("ip link add {here} type veth peer name {there}"));
+        run(&format!("ip link set {there} netns {thread}"));
+        run(&format!("ip addr add {here4}/24 dev {here}"));
+        run(&format!("ip addr add {here6}/64 dev {here} nodad"));
+        run(&format!("ip link set {here} up"));
         let wire = Wire { jobs };
-        wire.there(|| {
+        wire.there(move || {
+            let [there4, there6] = addresses;
             run("ip link set lo up");
-            run(&format!("ip addr add {THERE4}/24 dev there"));
-            run(&format!("ip addr add {THERE6}/64 dev there nodad"));
-            run("ip link set there up");
+            run(&format!("ip addr add {there4}/24 dev {there}"));
+            run(&format!("ip addr add {there6}/64 dev {there} nodad"));
+            run(&format!("ip link set {there} up"));
         });
         wire
     }
@@ -97,6 +103,8 @@ pub struct Socket {
     producer: *const AtomicU32,
     consumer: *const AtomicU32,
     descriptors: *const libc::xdp_desc,
+    /// The ring of frames that the kernel may fill: its end, and its entries.
+    free: (*const AtomicU32, *mut u64),
     /// The mappings: they hold the socket as its descriptor does.
     rings: [(*mut u8, usize); 2],
 }
@@ -188,8 +196,29 @@ impl Socket {
                 producer: received.add(offsets.rx.producer as usize).cast(),
                 consumer: received.add(offsets.rx.consumer as usize).cast(),
                 descriptors: received.add(offsets.rx.desc as usize).cast(),
+                free: (fill.add(offsets.fr.producer as usize).cast(), fill.add(offsets.fr.desc as usize).cast()),
                 rings: [filling, (received, length)],
             }
+        }
+    }
+
+    /// Hands each frame that has come to `to`, and its place back to the kernel.
+    pub fn each(&self, mut to: impl FnMut(&mut [u8])) {
+        // SAFETY: the rings are mapped for good; what lies between consumer and producer is ours until its place is in the other ring,
+        // which has one for each frame.
+        unsafe {
+            let (from, end) = ((*self.consumer).load(Ordering::Relaxed), (*self.producer).load(Ordering::Acquire));
+            let (filled, entries) = self.free;
+            let mut free = (*filled).load(Ordering::Relaxed);
+            for n in (0..end.wrapping_sub(from)).map(|n| from.wrapping_add(n)) {
+                let descriptor = *self.descriptors.add((n % FRAMES) as usize);
+                let at = self.frames.add(descriptor.addr as usize);
+                to(std::slice::from_raw_parts_mut(at, descriptor.len as usize));
+                entries.add((free % FRAMES) as usize).write(descriptor.addr / FRAME as u64 * FRAME as u64);
+                free = free.wrapping_add(1);
+            }
+            (*self.consumer).store(end, Ordering::Release);
+            (*filled).store(free, Ordering::Release);
         }
     }
 
@@ -197,24 +226,67 @@ impl Socket {
     pub fn take(&self, expected: usize) -> Vec<Vec<u8>> {
         let mut taken = Vec::new();
         for _ in 0..1000 {
-            // SAFETY: the ring is mapped for good; what lies between consumer and producer is ours to read.
-            unsafe {
-                let (from, to) = ((*self.consumer).load(Ordering::Relaxed), (*self.producer).load(Ordering::Acquire));
-                for n in (0..to.wrapping_sub(from)).map(|n| from.wrapping_add(n)) {
-                    let descriptor = *self.descriptors.add((n % FRAMES) as usize);
-                    let at = self.frames.add(descriptor.addr as usize);
-                    taken.push(std::slice::from_raw_parts(at, descriptor.len as usize).to_vec());
-                }
-                (*self.consumer).store(to, Ordering::Release);
-            }
+            self.each(|frame| taken.push(frame.to_vec()));
             if taken.len() >= expected {
                 break;
             }
-            let mut poll = libc::pollfd { fd: self.socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
-            // SAFETY: one entry, a local.
-            unsafe { libc::poll(&raw mut poll, 1, 10) };
+            wait_for([&self.socket]);
         }
         taken
+    }
+
+    /// Its descriptor, to wait for.
+    pub fn descriptor(&self) -> &OwnedFd {
+        &self.socket
+    }
+}
+
+/// Waits until one of them has something, for 10 ms at most.
+pub fn wait_for<const N: usize>(sockets: [&OwnedFd; N]) {
+    let mut all = sockets.map(|s| libc::pollfd { fd: s.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    // SAFETY: so many entries, a local.
+    unsafe { libc::poll(all.as_mut_ptr(), N as libc::nfds_t, 10) };
+}
+
+/// A socket for whole frames of an interface.
+pub struct Frames(OwnedFd);
+
+impl Frames {
+    /// That only sends, or that also receives.
+    pub fn of(interface: &str, receives: bool) -> Frames {
+        let protocol = if receives { (libc::ETH_P_ALL as u16).to_be() } else { 0 };
+        let index = nix::net::if_::if_nametoindex(interface).expect("an interface");
+        // SAFETY: an address of all zeros is one; its size is told.
+        unsafe {
+            let fd = checked(libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0));
+            let socket = OwnedFd::from_raw_fd(fd);
+            let mut address: libc::sockaddr_ll = std::mem::zeroed();
+            (address.sll_family, address.sll_protocol) = (libc::AF_PACKET as u16, protocol);
+            address.sll_ifindex = index as i32;
+            checked(libc::bind(fd, (&raw const address).cast(), size_of_val(&address) as u32));
+            Frames(socket)
+        }
+    }
+
+    /// Sends one; where there is no room, it is lost.
+    pub fn send(&self, frame: &[u8]) {
+        // SAFETY: the frame and its length.
+        unsafe { libc::send(self.0.as_raw_fd(), frame.as_ptr().cast(), frame.len(), libc::MSG_DONTWAIT) };
+    }
+
+    /// The beginning of one that has come, its length, and when it came; `None`: nothing has within 10 ms.
+    pub fn receive(&self, buffer: &mut [u8]) -> Option<(usize, Duration)> {
+        wait_for([&self.0]);
+        let mut at = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: the buffer and its length; the kernel writes the time of the frame that was received last.
+        unsafe {
+            let flags = libc::MSG_TRUNC | libc::MSG_DONTWAIT;
+            let length = libc::recv(self.0.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len(), flags);
+            let length = usize::try_from(length).ok()?;
+            const SIOCGSTAMPNS: libc::c_ulong = 0x8907;
+            checked(libc::ioctl(self.0.as_raw_fd(), SIOCGSTAMPNS, &raw mut at));
+            Some((length, Duration::new(at.tv_sec as u64, at.tv_nsec as u32)))
+        }
     }
 }
 
