@@ -21,6 +21,12 @@ pub const ROWS: &[Row] = &[
         ..COST
     },
     Row {
+        id: "split-vlan",
+        title: "XDP split: a TCP packet in a VLAN under 256 rules",
+        run: |s, side| cost(s, side, &["--tagged"]),
+        ..COST
+    },
+    Row {
         id: "split-udp",
         title: "XDP split: a UDP packet under 256 rules",
         run: |s, side| cost(s, side, &["--udp"]),

@@ -42,7 +42,7 @@ pub struct Count {
 }
 
 /// Maps that pass from one instance to the next.
-const KEPT: [&str; 3] = ["xsks_map", "pins", "counters"];
+const KEPT: [&str; 4] = ["xsks_map", "pins", "pins4", "counters"];
 
 fn failed(what: &str) -> impl Fn(libbpf_rs::Error) -> String + '_ {
     move |error| {
@@ -225,7 +225,7 @@ fn load(
         map.set_max_entries(table.len().max(1) as u32).map_err(&lacks)?;
     }
     if let Some(before) = before {
-        for map in [&mut open.maps.xsks_map, &mut open.maps.pins, &mut open.maps.counters] {
+        for map in [&mut open.maps.xsks_map, &mut open.maps.pins, &mut open.maps.pins4, &mut open.maps.counters] {
             let name = map.name().to_string_lossy().into_owned();
             map.reuse_fd(before.map(&name)?.as_fd()).map_err(&lacks)?;
         }

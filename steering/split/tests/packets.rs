@@ -247,3 +247,50 @@ fn packets_that_are_cut_short() {
     }
     split.detach().expect("detached");
 }
+
+/// A connection stays where it began, and only this one: another port, address, VLAN, or version of IP is another connection.
+#[test]
+fn a_pin_is_of_one_connection() {
+    if !is_root() {
+        return;
+    }
+    let _wire = Wire::new();
+    Split::attach("here").expect("attached");
+    let now = || Split::on("here").expect("asked").expect("there");
+    let words: Vec<String> = "protocol tcp to drop".split(' ').map(str::to_owned).collect();
+    let drop: rules::Rules = [(0, rules::parse(&words).expect("a rule"))].into();
+    let whole = |four| Packet {
+        source: ip(four, 1),
+        destination: ip(four, 2),
+        protocol: 6,
+        ports: (1, 2),
+        vlans: vec![3],
+        fragment: false,
+        asks: false,
+    };
+    let begins = |packet: &Packet| try_packet(&now(), &packet.bytes(), 1).0;
+    let goes_on = |packet: &Packet| {
+        let mut bytes = packet.bytes();
+        let flags = bytes.len() - 20 + 13;
+        bytes[flags] = 0x10;
+        try_packet(&now(), &bytes, 1).0
+    };
+    now().change(&drop).expect("changed");
+    assert_eq!([true, false].map(|four| begins(&whole(four))), [DROP; 2]);
+    now().change(&rules::Rules::new()).expect("changed");
+    for packet in [true, false].map(whole) {
+        let four = packet.source.is_ipv4();
+        let others = [
+            Packet { source: ip(four, 3), ..packet.clone() },
+            Packet { destination: ip(four, 3), ..packet.clone() },
+            Packet { ports: (2, 1), ..packet.clone() },
+            Packet { vlans: vec![4], ..packet.clone() },
+            Packet { vlans: vec![], ..packet.clone() },
+        ];
+        assert_eq!(goes_on(&packet), DROP);
+        others.iter().for_each(|other| assert_eq!(goes_on(other), PASS, "{other:?}"));
+        // It begins anew, under no rule.
+        assert_eq!((begins(&packet), goes_on(&packet)), (PASS, PASS));
+    }
+    now().detach().expect("detached");
+}
