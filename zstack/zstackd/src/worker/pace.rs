@@ -15,8 +15,9 @@ const FEW: u32 = 4;
 const MANY_BYTES: u64 = 64 << 10;
 /// So many bytes of one connection in one round are a stream's.
 const STREAM: u64 = 8 << 10;
-/// A nap is at most this part of the time between two arrivals on those connections on which they follow each other soonest.
-const PART: u64 = 4;
+/// A nap is at most this part of the time between two arrivals on those connections on which they follow each other soonest. A client of fifty
+/// connections that has asked on all of them waits for one nap in each of its rounds.
+const PART: u64 = 8;
 /// No nap is shorter, in microseconds: it would cost as much as being woken.
 const LEAST: u64 = 25;
 /// Nor longer.
@@ -30,7 +31,7 @@ const UP: u64 = 64;
 const LONG: u64 = 10_000;
 /// What comes on a stream is as good as this, in microseconds, if that is more, and nothing if it is less: where there are streams alone a nap is
 /// half as long as the longest.
-const STREAMS: u64 = 200;
+const STREAMS: u64 = 400;
 
 /// How a worker naps.
 #[derive(Debug, Default)]
