@@ -149,6 +149,18 @@ pub enum SteerAction {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Start a middlebox that holds the rules of a redirect with `held = true`: they go with the last of its processes
+    Hold {
+        /// What is wanted (TOML)
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// Whose: the control group or the interface that the redirect names
+        #[arg(value_name = "WHOSE")]
+        whose: String,
+        /// The middlebox and its arguments
+        #[arg(value_name = "COMMAND", required = true, last = true)]
+        command: Vec<OsString>,
+    },
     /// Restore what was found, also after `apply` or `undo` was killed
     Undo,
     /// Show what has been done and not undone

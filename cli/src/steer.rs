@@ -1,9 +1,11 @@
 //! `culvert steer`: virtual functions and flows of network cards.
 
+use std::ffi::OsString;
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use steering::{Config, Imagined, Journal, Linux, State, Step, System, Trouble};
+use steering::{Config, Imagined, Journal, Linux, State, Step, System, Trouble, Whose};
 
 use crate::args::{SteerAction, SteerArgs};
 use crate::exit;
@@ -28,6 +30,7 @@ pub fn main(args: &SteerArgs) -> u8 {
         SteerAction::Verify { file } => verify(system.as_ref(), file),
         SteerAction::Undo => undo(system.as_mut(), &args.state),
         SteerAction::Status => status(&args.state),
+        SteerAction::Hold { file, whose, command } => hold(file, whose, command),
     };
     result.unwrap_or_else(|troubles| {
         for trouble in troubles {
@@ -69,7 +72,41 @@ fn plan(system: &dyn System, state: &Path, file: &Path) -> Outcome {
         println!("Everything is as wanted.");
     }
     steps.iter().for_each(|step| print(&step.text(system)));
+    for redirect in config.redirects.iter().filter(|redirect| redirect.held) {
+        let (whose, command) = (redirect.whose(), redirect.hold_command());
+        if let (Ok(whose), Ok(command)) = (whose, command) {
+            print(&format!("{whose}: its middlebox holds it, once it is started\n    {} COMMAND", shown(&command)));
+        }
+    }
     Ok(exit::OK)
+}
+
+/// For a shell.
+fn shown(command: &[String]) -> String {
+    let quoted = |word: &String| if word.contains(' ') { format!("'{word}'") } else { word.clone() };
+    command.iter().map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+/// Becomes a middlebox that holds its rules. Returns only if it fails.
+fn hold(file: &Path, whose: &str, command: &[OsString]) -> Outcome {
+    let config = config(file)?;
+    let is_it = |found: &Whose| match found {
+        Whose::Clients(group, _) => group.to_string() == whose,
+        Whose::Forwarded(name) | Whose::Received(name, _) => name.to_string() == whose,
+    };
+    let found: Vec<_> = config.redirects.iter().filter(|r| r.held && r.whose().is_ok_and(|own| is_it(&own))).collect();
+    let wrong = |what: String, remedy: &str| one(Trouble { what, remedy: remedy.into() });
+    let [redirect] = found[..] else {
+        let what = format!("{}: {} redirects of {whose} with held = true", file.display(), found.len());
+        return Err(wrong(what, "name a control group or an interface of which the file has one"));
+    };
+    let words = redirect.hold_command().map_err(|why| wrong(why, "mend the file"))?;
+    let [name, arguments @ ..] = &words[..] else { return Ok(exit::NO) };
+    let why = std::process::Command::new(steering::program(name)).args(arguments).args(command).exec();
+    Err(wrong(
+        format!("{name}: {why}"),
+        "build it: cargo build --release -p culvert-redirect, and put it beside culvert",
+    ))
 }
 
 fn apply(system: &mut dyn System, state: &Path, file: &Path) -> Outcome {
@@ -93,7 +130,9 @@ fn apply(system: &mut dyn System, state: &Path, file: &Path) -> Outcome {
 }
 
 fn verify(system: &dyn System, file: &Path) -> Outcome {
-    let differences = steering::verify(&config(file)?, system)?;
+    let config = config(file)?;
+    let mut differences = steering::verify(&config, system)?;
+    differences.extend(steering::verify_held(&config, system));
     differences.iter().for_each(|difference| print(&difference.to_string()));
     if differences.is_empty() {
         println!("Everything is as wanted.");

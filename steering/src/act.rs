@@ -106,7 +106,9 @@ fn undo_step(system: &mut dyn System, step: &Step) -> Result<Outcome, Trouble> {
         }
     }
     let now = item.read(system)?;
-    if let (Item::Redirect(..) | Item::Forward(_), "absent", "part" | "gone") = (item, &before[..], &now[..]) {
+    if let (Item::Redirect(..) | Item::Forward(_) | Item::Receive(..), "absent", "part" | "gone") =
+        (item, &before[..], &now[..])
+    {
         // They are several programs: a process that was killed, or a group that has ended, may have left some of them.
         item.write(system, before)?;
         return Ok(Outcome::Restored(format!("{}: {before}", item.words())));
@@ -123,7 +125,7 @@ fn undo_step(system: &mut dyn System, step: &Step) -> Result<Outcome, Trouble> {
     }
     if let Some(hindrance) = usage::hindrance(system, item, before) {
         return match item {
-            Item::Hook(_) | Item::Split(_) | Item::Redirect(..) | Item::Forward(_) => {
+            Item::Hook(_) | Item::Split(_) | Item::Redirect(..) | Item::Forward(_) | Item::Receive(..) => {
                 Ok(Outcome::Left(format!("{}: {hindrance}", item.words())))
             }
             _ => Err(Trouble::new(

@@ -54,7 +54,12 @@ impl Item {
                 Err(e) => Err(e),
             },
             Item::Ntuple(_) | Item::Hook(_) | Item::Split(_) | Item::Rule(..) => return self.run(system, value),
-            Item::Redirect(..) | Item::Diversions(_) | Item::Forward(_) | Item::Forwarded(_) => {
+            Item::Redirect(..)
+            | Item::Diversions(_)
+            | Item::Forward(_)
+            | Item::Forwarded(_)
+            | Item::Receive(..)
+            | Item::Received(_) => {
                 return self.run(system, value);
             }
         };

@@ -2,7 +2,7 @@
 
 use crate::address::{Mac, Name, Pci};
 use crate::flow::{Backend, Family, Match, Ports, Prefix, Target};
-use crate::redirect::{Dead, Diversion, Group, MOST_DIVERSIONS, Onward, is_of};
+use crate::redirect::{Dead, Diversion, Group, MOST_DIVERSIONS, Onward, diversions_text, is_of};
 use crate::trouble::Trouble;
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -21,8 +21,8 @@ pub struct Config {
     pub redirects: Vec<Redirect>,
 }
 
-/// TCP connections, and the middlebox on this host that gets them: those that programs of a control group begin (`clients`), or those that come by an interface
-/// and that this host passes on to others (`forwarded`).
+/// TCP connections, and the middlebox on this host that gets them: those that programs of a control group begin (`clients`), those that come by an interface
+/// for this host (`received`), or those that come by one and that this host passes on to others (`forwarded`).
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Redirect {
@@ -32,6 +32,12 @@ pub struct Redirect {
     /// By which interface: what comes by it and is for another host. The middlebox's listener has to be transparent (IP_TRANSPARENT).
     #[serde(default)]
     pub forwarded: Option<Name>,
+    /// By which interface: what comes by it and is for this host, whatever address and port. The middlebox begins to listen after it is applied.
+    #[serde(default)]
+    pub received: Option<Name>,
+    /// Whether the rules are there only while the middlebox lives: `culvert steer hold` starts it with them, and `apply` leaves them to it.
+    #[serde(default)]
+    pub held: bool,
     /// The middlebox's own group. It is told where its clients wanted to go (SO_ORIGINAL_DST), and its own connections stay as they are.
     #[serde(default)]
     pub middlebox: Option<Group>,
@@ -96,13 +102,16 @@ pub enum Whose {
     Clients(Group, Option<Group>),
     /// Those that come by this interface for other hosts.
     Forwarded(Name),
+    /// Those that come by this interface for this host, and the middlebox's group.
+    Received(Name, Group),
 }
 
 impl fmt::Display for Whose {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Whose::Clients(clients, _) => write!(f, "redirect of {clients}"),
-            Whose::Forwarded(name) => write!(f, "redirect of what comes by {name}"),
+            Whose::Forwarded(name) => write!(f, "redirect of what {name} brings for others"),
+            Whose::Received(name, _) => write!(f, "redirect of what {name} brings for this host"),
         }
     }
 }
@@ -110,17 +119,39 @@ impl fmt::Display for Whose {
 impl Redirect {
     /// Whose connections.
     pub fn whose(&self) -> Result<Whose, String> {
-        match (&self.clients, self.forwarded) {
-            (Some(clients), None) => Ok(Whose::Clients(clients.clone(), self.middlebox.clone())),
-            (None, Some(name)) if self.middlebox.is_some() => Err(format!(
+        match (&self.clients, self.forwarded, self.received) {
+            (Some(clients), None, None) => Ok(Whose::Clients(clients.clone(), self.middlebox.clone())),
+            (None, Some(name), None) if self.middlebox.is_some() => Err(format!(
                 "of what comes by {name} nobody is told by groups: leave `middlebox` out; its getsockname says all"
             )),
-            (None, Some(name)) if !name.is_plain() => {
+            (None, Some(name), None) if !name.is_plain() => {
                 Err(format!("nft takes no name like {name}: give the interface one of letters, digits, - _ ."))
             }
-            (None, Some(name)) => Ok(Whose::Forwarded(name)),
-            _ => Err("it has one of `clients` (a control group) and `forwarded` (an interface)".into()),
+            (None, Some(name), None) => Ok(Whose::Forwarded(name)),
+            (None, None, Some(name)) => match &self.middlebox {
+                Some(group) => Ok(Whose::Received(name, group.clone())),
+                None => {
+                    Err("`received` needs the `middlebox`'s control group, by which its listeners are known".into())
+                }
+            },
+            _ => Err("it has one of `clients` (a control group), `received` and `forwarded` (an interface)".into()),
         }
+    }
+
+    /// What starts its middlebox with its rules, as `culvert-redirect` takes it; its command comes behind.
+    pub fn hold_command(&self) -> Result<Vec<String>, String> {
+        let words = match self.whose()? {
+            Whose::Clients(clients, None) => vec!["hold".into(), clients.to_string()],
+            Whose::Clients(clients, Some(own)) => {
+                vec!["hold".into(), clients.to_string(), "--middlebox".into(), own.to_string()]
+            }
+            Whose::Forwarded(name) => vec!["forward".into(), "hold".into(), name.to_string()],
+            Whose::Received(name, own) => {
+                vec!["receive".into(), name.to_string(), "--middlebox".into(), own.to_string()]
+            }
+        };
+        let rules = diversions_text(&self.diversions());
+        Ok([vec!["culvert-redirect".into()], words, vec!["--rules".into(), rules, "--".into()]].concat())
     }
 
     /// Its rules, as culvert-redirect takes them.
@@ -137,7 +168,10 @@ impl Redirect {
                 {
                     return Some(format!("it is the group {clients}, or one lies in the other: make it one"));
                 }
-                (Whose::Forwarded(own), Whose::Forwarded(name)) if own == name => {
+                (Whose::Forwarded(own), Whose::Forwarded(name))
+                | (Whose::Received(own, _), Whose::Received(name, _))
+                    if own == name =>
+                {
                     return Some("it is there twice: make it one".into());
                 }
                 _ => {}
@@ -419,7 +453,7 @@ mod tests {
     fn the_file_beside_the_crate_is_one() {
         let text = include_str!("../steer.toml");
         let config = Config::parse(text).expect("the example");
-        assert_eq!((config.ports.len(), config.redirects.len()), (2, 2));
+        assert_eq!((config.ports.len(), config.redirects.len()), (2, 4));
         assert_eq!(config.ports[0].functions[1].driver, Some(WantedDriver::Is("vfio-pci".into())));
     }
 

@@ -13,11 +13,25 @@ pub(crate) fn wanted(config: &Config) -> Vec<(Item, String)> {
         let means = match redirect.whose().ok()? {
             Whose::Clients(clients, told) => Item::Redirect(clients, told),
             Whose::Forwarded(name) => Item::Forward(name),
+            Whose::Received(name, group) => Item::Receive(name, group),
         };
         let rules = rules_of(&means)?;
         Some([(means, "present".to_string()), (rules, diversions_text(&redirect.diversions()))])
     };
-    config.redirects.iter().filter_map(of).flatten().collect()
+    config.redirects.iter().filter(|redirect| !redirect.held).filter_map(of).flatten().collect()
+}
+
+/// Rules that a middlebox is to hold: they are there while it lives.
+pub(crate) fn held(config: &Config) -> Vec<(Item, String)> {
+    let of = |redirect: &crate::config::Redirect| {
+        let rules = match redirect.whose().ok()? {
+            Whose::Clients(clients, _) => Item::Diversions(clients),
+            Whose::Forwarded(name) => Item::Forwarded(name),
+            Whose::Received(name, _) => Item::Received(name),
+        };
+        Some((rules, diversions_text(&redirect.diversions())))
+    };
+    config.redirects.iter().filter(|redirect| redirect.held).filter_map(of).collect()
 }
 
 /// The rules by what they take; `None`: it is nothing that rules take.
@@ -25,6 +39,7 @@ fn rules_of(means: &Item) -> Option<Item> {
     match means {
         Item::Redirect(clients, _) => Some(Item::Diversions(clients.clone())),
         Item::Forward(name) => Some(Item::Forwarded(*name)),
+        Item::Receive(name, _) => Some(Item::Received(*name)),
         _ => None,
     }
 }
@@ -91,9 +106,13 @@ fn in_the_way(item: &Item, now: &str) -> Trouble {
             format!("there is no interface {name} here"),
             "see ip link; it is looked for in this network namespace",
         ),
+        (Item::Receive(name, group), "gone") => Trouble::new(
+            format!("there is no interface {name} here, or no control group {group}"),
+            "see ip link, in this network namespace; /proc/PID/cgroup shows a process's group (behind 0::)",
+        ),
         _ => Trouble::new(
-            format!("{}: a process holds others", item.words()),
-            "they go with it: stop the middlebox that was started by culvert-redirect hold",
+            format!("{}: there are others, of another group or held by a process", item.words()),
+            "those that are held go with their middlebox; others `culvert-redirect received detach` takes away",
         ),
     }
 }

@@ -52,6 +52,11 @@ pub enum Item {
     Forward(Name),
     /// Which of these connections go to a middlebox, as for a control group.
     Forwarded(Name),
+    /// Whether culvert-redirect's programs for connections that come by an interface for this host are `present`, `absent`, there in `part`, or `another`'s: in the
+    /// middlebox's control group, and pinned.
+    Receive(Name, Group),
+    /// Which of these connections go to a middlebox, as for a control group.
+    Received(Name),
 }
 
 /// A port's only interface.
@@ -103,6 +108,7 @@ impl Item {
             Item::Mac(p, _) | Item::Vlan(p, _) | Item::Trust(p, _) | Item::SpoofCheck(p, _) | Item::Rate(p, _) => *p,
             Item::Override(p, _) | Item::Driver(p, _) | Item::Reset(p, _) | Item::Rule(p, ..) => *p,
             Item::Redirect(..) | Item::Diversions(_) | Item::Forward(_) | Item::Forwarded(_) => return None,
+            Item::Receive(..) | Item::Received(_) => return None,
         })
     }
 
@@ -161,6 +167,10 @@ impl Item {
             Item::Diversions(clients) => of(&format!("{clients}: redirects")),
             Item::Forward(name) => format!("forwarded from {name}: table and routing rules for redirects"),
             Item::Forwarded(name) => format!("forwarded from {name}: redirects"),
+            Item::Receive(name, group) => {
+                format!("received by {name}: programs for redirects, and in {group} that of its listeners")
+            }
+            Item::Received(name) => format!("received by {name}: redirects"),
         }
     }
 
@@ -230,6 +240,10 @@ impl Item {
             }
             Item::Forward(name) => self.look(system, &forward_command("status", name))?.trim().to_owned(),
             Item::Forwarded(name) => self.look(system, &forward_command("show", name))?.trim().to_owned(),
+            Item::Receive(name, ref group) => {
+                self.look(system, &receive_command("status", name, Some(group)))?.trim().to_owned()
+            }
+            Item::Received(name) => self.look(system, &receive_command("show", name, None))?.trim().to_owned(),
         })
     }
 
@@ -344,6 +358,10 @@ impl Item {
             }
             Item::Forward(name) => forward_command(if value == "present" { "attach" } else { "detach" }, name),
             Item::Forwarded(name) => format!("{} {value}", forward_command("set", name)).trim_end().into(),
+            Item::Receive(name, ref group) => {
+                receive_command(if value == "present" { "attach" } else { "detach" }, name, Some(group))
+            }
+            Item::Received(name) => format!("{} {value}", receive_command("set", name, None)).trim_end().into(),
         }
     }
 
@@ -355,7 +373,7 @@ impl Item {
             Item::Ntuple(_) => now.split(' ').next() == wanted.split(' ').next(),
             Item::Reset(..) => true,
             // A group that has ended has no programs, and nobody wants a part of them back.
-            Item::Redirect(..) | Item::Forward(_) => {
+            Item::Redirect(..) | Item::Forward(_) | Item::Receive(..) => {
                 wanted == now || matches!((wanted, now), ("absent", "gone") | ("part", "absent" | "gone"))
             }
             _ => wanted == now,
@@ -375,6 +393,11 @@ fn redirect_command(what: &str, clients: &Group, told: Option<&Group>) -> String
 
 fn forward_command(what: &str, interface: Name) -> String {
     format!("culvert-redirect forward {what} {interface}")
+}
+
+fn receive_command(what: &str, interface: Name, group: Option<&Group>) -> String {
+    let group = group.map(|group| format!(" --middlebox {group}")).unwrap_or_default();
+    format!("culvert-redirect received {what} {interface}{group}")
 }
 
 fn device_at(address: &str) -> String {

@@ -71,7 +71,7 @@ impl Journal {
         let last = self.written.steps.len().saturating_sub(1);
         for (at, step) in self.written.steps.iter().enumerate() {
             let makes = match &step.item {
-                Item::Rule(..) | Item::Redirect(..) | Item::Forward(_) => "present",
+                Item::Rule(..) | Item::Redirect(..) | Item::Forward(_) | Item::Receive(..) => "present",
                 Item::Autoprobe(_) => "0",
                 _ => continue,
             };

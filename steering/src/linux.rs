@@ -40,7 +40,7 @@ fn named(interface: &str) -> LinkMessage {
 }
 
 /// culvert-split and culvert-redirect are built beside `culvert`; the others are the system's.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let beside = std::env::current_exe().ok().and_then(|own| Some(own.parent()?.join(name)));
     match beside.filter(|path| name.starts_with("culvert-") && path.is_file()) {
         Some(path) => path,

@@ -69,6 +69,11 @@ pub fn verify(config: &Config, system: &dyn System) -> Result<Vec<Difference>, V
     if troubles.is_empty() { Ok(differences) } else { Err(troubles) }
 }
 
+/// Rules that a middlebox is to hold (`held = true`) and that are not there: it does not run, or was started with others.
+pub fn verify_held(config: &Config, system: &dyn System) -> Vec<Difference> {
+    diverting::held(config).into_iter().filter_map(|wanted| difference(wanted, system)).collect()
+}
+
 fn difference((item, wanted): (Item, String), system: &dyn System) -> Option<Difference> {
     let now = item.read(system);
     let good = now.as_ref().is_ok_and(|now| item.is(&wanted, now));

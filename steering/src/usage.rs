@@ -50,14 +50,15 @@ pub(crate) fn hindrance(system: &dyn System, item: &Item, value: &str) -> Option
             (ran.success && !ran.out.trim().is_empty())
                 .then(|| format!("others have rules in the XDP program of {name}"))
         }
-        Item::Redirect(clients, _) if value == "absent" => {
-            let now = Item::Diversions(clients.clone()).read(system).unwrap_or_default();
-            (!now.is_empty()).then(|| format!("others have redirects in {clients}"))
-        }
-        Item::Forward(name) if value == "absent" => {
-            let now = Item::Forwarded(*name).read(system).unwrap_or_default();
-            (!now.is_empty()).then(|| format!("others have redirects of what {name} brings"))
-        }
+        Item::Redirect(clients, _) if value == "absent" => others(system, &Item::Diversions(clients.clone())),
+        Item::Forward(name) if value == "absent" => others(system, &Item::Forwarded(*name)),
+        Item::Receive(name, _) if value == "absent" => others(system, &Item::Received(*name)),
         _ => None,
     }
+}
+
+/// Rules that would go with what they take.
+fn others(system: &dyn System, rules: &Item) -> Option<String> {
+    let now = rules.read(system).unwrap_or_default();
+    (!now.is_empty()).then(|| format!("others have redirects ({})", rules.words()))
 }

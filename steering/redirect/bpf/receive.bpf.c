@@ -35,10 +35,27 @@ struct {
 	__type(value, __u8);
 } outward SEC(".maps");
 
-// The interface by which they come, or whose address of this host they are for.
-const volatile __u32 interface;
-// The number of its network namespace: a process of the middlebox's group may be in another one.
-const volatile __u64 network;
+// The interface by which they come, or whose address of this host they are for; and the number of its network namespace: a process of the
+// middlebox's group may be in another one. A map, so that whoever finds the programs knows of which place they are.
+struct place {
+	__u64 network;
+	__u32 interface;
+	__u32 none;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct place);
+} place SEC(".maps");
+
+static __always_inline struct place *here(void)
+{
+	__u32 zero = 0;
+
+	return bpf_map_lookup_elem(&place, &zero);
+}
 
 // Whether a rule leads to this port.
 static __always_inline bool is_named(__be16 port)
@@ -64,13 +81,14 @@ static __always_inline bool is_named(__be16 port)
 SEC("sockops")
 int listens(struct bpf_sock_ops *ctx)
 {
+	struct place *own = here();
 	struct pair pair = {};
 	__u8 yes = 1;
 
 	if (ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB && ctx->op != BPF_SOCK_OPS_TCP_CONNECT_CB &&
 	    (ctx->op != BPF_SOCK_OPS_STATE_CB || ctx->args[1] != BPF_TCP_CLOSE))
 		return 1;
-	if (bpf_get_netns_cookie(ctx) != network)
+	if (!own || bpf_get_netns_cookie(ctx) != own->network)
 		return 1;
 	ends(ctx, &pair.middlebox, &pair.other);
 	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB) {
@@ -99,13 +117,14 @@ static __always_inline long assign(struct bpf_sk_lookup *ctx, struct address *to
 SEC("sk_lookup")
 int receive(struct bpf_sk_lookup *ctx)
 {
+	struct place *own = here();
 	struct pair pair = {};
 	struct address to;
 	struct rule *rule;
 	bool closed;
 	__u32 local, remote;
 
-	if (ctx->ingress_ifindex != interface || ctx->protocol != IPPROTO_TCP)
+	if (!own || ctx->ingress_ifindex != own->interface || ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
 	if (ctx->family == INET) {
 		pair.other.ip[2] = pair.middlebox.ip[2] = bpf_htonl(0xffff);

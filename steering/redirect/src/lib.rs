@@ -13,5 +13,5 @@ mod sys;
 
 pub use forward::Forward;
 pub use group::{Opened, root};
-pub use receive::receive;
+pub use receive::Receive;
 pub use set::{Presence, Set};

@@ -2,7 +2,7 @@
 
 use clap::{Parser, Subcommand};
 use culvert_redirect::relay::{self, Onward, serve};
-use culvert_redirect::{Forward, Opened, Presence, Set, receive};
+use culvert_redirect::{Forward, Opened, Presence, Receive, Set};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use std::ffi::OsString;
 use std::net::{SocketAddr, TcpListener};
@@ -76,7 +76,7 @@ enum Action {
     #[command(after_help = "RULES as those of `set`, in one argument; `to` is where the middlebox listens")]
     Receive {
         /// The interface
-        interface: String,
+        interface: Name,
         /// The middlebox's control group, into which it is brought
         #[arg(long)]
         middlebox: Group,
@@ -87,6 +87,9 @@ enum Action {
         #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
         command: Vec<OsString>,
     },
+    /// The same until it is taken away. The middlebox begins to listen after `attach`
+    #[command(subcommand)]
+    Received(Receiveds),
     /// Connections that this host passes on to others, as a router or the host of a bridge with an address: whatever comes by an interface and is not for this host.
     /// The middlebox's listener must be transparent (IP_TRANSPARENT; HAProxy: `bind ... transparent`), and its `getsockname` says where a client wanted to go
     #[command(subcommand)]
@@ -105,6 +108,47 @@ enum Action {
         /// Take connections that this host passes on to others (`forward`): they keep the address that they are for. It takes CAP_NET_ADMIN
         #[arg(long)]
         transparent: bool,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum Receiveds {
+    /// Attach the programs, and pin one of them in the bpf file system; without rules all connections stay as they are
+    Attach {
+        /// The interface
+        interface: Name,
+        /// The middlebox's control group
+        #[arg(long)]
+        middlebox: Group,
+    },
+    /// Take them away; connections that were brought go on
+    Detach {
+        /// The interface
+        interface: Name,
+        /// The middlebox's control group
+        #[arg(long)]
+        middlebox: Group,
+    },
+    /// Say whether they are `present`, `absent`, there in `part`, `another` group's or held by a process, or the group or the interface is `gone`
+    Status {
+        /// The interface
+        interface: Name,
+        /// The middlebox's control group
+        #[arg(long)]
+        middlebox: Group,
+    },
+    /// Show the rules; the first that a connection is under decides
+    Show {
+        /// The interface
+        interface: Name,
+    },
+    /// Give it these rules instead of those that it has, at once; connections that have begun stay where they are
+    Set {
+        /// The interface
+        interface: Name,
+        /// The rules
+        #[arg(trailing_var_arg = true)]
+        rules: Vec<String>,
     },
 }
 
@@ -171,13 +215,15 @@ fn run(action: &Action) -> Result<(), String> {
             show(Set::of(clients).and_then(|set| set.map_or(Ok(Vec::new()), |set| set.rules())))
         }
         Action::Forward(action) => forward(action),
+        Action::Received(action) => received(action),
         Action::Set { clients, rules } => {
             let rules = parse_diversions(&rules.join(" "))?;
             let none = || format!("{clients} has no redirects: culvert-redirect attach {clients}");
             Set::of(clients)?.ok_or_else(none)?.change(&rules)
         }
         Action::Receive { interface, middlebox, rules, command } => {
-            start(&receive(interface, middlebox, &parse_diversions(rules)?)?, Some(middlebox), command)
+            let held = Receive::new(*interface)?.hold(middlebox, &parse_diversions(rules)?)?;
+            start(&held, Some(middlebox), command)
         }
         Action::Hold { clients, middlebox, rules, command } => hold(clients, middlebox.as_ref(), rules, command),
         Action::Relay { listen, to, proxy_protocol, transparent } => {
@@ -219,6 +265,21 @@ fn show(rules: Result<Vec<Diversion>, String>) -> Result<(), String> {
     };
     println!("{}", diversions_text(&rules));
     Ok(())
+}
+
+fn received(action: &Receiveds) -> Result<(), String> {
+    match action {
+        Receiveds::Attach { interface, middlebox } => Receive::new(*interface)?.attach(middlebox),
+        Receiveds::Detach { interface, middlebox } => Receive::new(*interface)?.detach(middlebox),
+        Receiveds::Status { interface, middlebox } => say(Receive::new(*interface)?.presence(middlebox)),
+        Receiveds::Show { interface } => {
+            show(Receive::new(*interface)?.set().and_then(|set| set.map_or(Ok(Vec::new()), |set| set.rules())))
+        }
+        Receiveds::Set { interface, rules } => {
+            let none = || format!("{interface} has no redirects: culvert-redirect received attach {interface}");
+            Receive::new(*interface)?.set()?.ok_or_else(none)?.change(&parse_diversions(&rules.join(" "))?)
+        }
+    }
 }
 
 fn forward(action: &Forwards) -> Result<(), String> {

@@ -163,8 +163,13 @@ impl Set {
         let found = own(&clients, &OF_CLIENTS, false)?;
         let Some(set) = whole(&found, &OF_CLIENTS) else { return Ok(None) };
         let Some(connect) = found.iter().find(|own| own.set == set && own.name == "connect4") else { return Ok(None) };
-        let maps: Result<Vec<_>, _> = connect.maps.iter().map(|id| MapHandle::from_map_id(*id)).collect();
-        Ok(Some(Set { maps: maps.map_err(failed("its maps"))? }))
+        Set::with(&connect.maps).map(Some)
+    }
+
+    /// The programs that have these maps.
+    pub(crate) fn with(maps: &[u32]) -> Result<Set, String> {
+        let maps: Result<Vec<_>, _> = maps.iter().map(|id| MapHandle::from_map_id(*id)).collect();
+        Ok(Set { maps: maps.map_err(failed("its maps"))? })
     }
 
     /// Attaches the programs to a group, without rules, and to the middlebox's, until they are detached or the groups end.

@@ -4,7 +4,12 @@ mod host;
 
 use culvert_redirect::Set;
 use host::remote::Remote;
-use host::{BOX, Host, Middlebox, Server, compiled, is_root};
+use host::steer::{Steer, beside, kill};
+use host::{BOX, Host, Middlebox, Server, compiled, is_root, run};
+use nix::sched::{CloneFlags, unshare};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use steering::Journal;
 
 /// A middlebox that says who its client is to it, and whom that has asked for; it knows nothing of culvert.
 const PYTHON: &str = "import socket, selectors
@@ -73,4 +78,151 @@ fn connections_from_other_hosts_come_to_the_middlebox() {
     assert_eq!((asks("10.67.0.1", "80", "10"), asks("fd67::1", "80", "10")), (refused.into(), direct6.into()));
     drop(asleep);
     assert_eq!(Set::left(&own.parse().expect("a group"), None), Ok(0));
+}
+
+/// Mounts of this thread alone, with a bpf file system. The commands that it runs see them.
+fn mount() {
+    unshare(CloneFlags::CLONE_NEWNS).expect("mounts");
+    run("mount --make-rprivate /");
+    run("mount -t bpf none /sys/fs/bpf");
+}
+
+fn wanted(host: &Host, rule: &str) -> String {
+    format!(
+        "[[redirect]]\nreceived = 'here'\nmiddlebox = '{}'\n[[redirect.rule]]\nto = ['127.0.0.1:{BOX}', '[::1]:{BOX}']\ndestination-ports = '80-89'\n{rule}\n",
+        host.middlebox()
+    )
+}
+
+/// By a file: it stays until it is undone, and nothing of it is left then.
+#[test]
+fn connections_are_received_until_undone() {
+    if !is_root() {
+        return;
+    }
+    mount();
+    let host = Host::new();
+    let remote = Remote::new("here", 67);
+    let mut steer = Steer::new();
+    let _server = Server::new(&[("10.67.0.1", 80), ("fd67::1", 80)], |_| "server".into());
+    let client = compiled("client.c");
+    let asks = |port: &str| remote.says(&[client.to_str().expect("a path"), "10.67.0.1", port, "1000"]);
+    let (direct, refused) = ("peer 10.67.0.1:80\nserver", "connect: Connection refused");
+    assert_eq!((asks("80"), asks("85")), (direct.into(), refused.into()));
+    assert_eq!(steer.apply(&wanted(&host, "")), 2);
+    assert_eq!(asks("80"), direct, "nobody listens");
+    for _ in 0..2 {
+        let python = Middlebox::new(&["python3.11", "-c", PYTHON]);
+        for port in ["80", "85", "89"] {
+            assert_eq!(asks(port), format!("peer 10.67.0.1:{port}\nbox 10.67.0.1 {port} 10.67.0.2"));
+        }
+        assert_eq!(asks("90"), refused);
+        drop(python);
+        assert_eq!((asks("80"), asks("85")), (direct.into(), refused.into()));
+    }
+    assert_eq!(steer.apply(&wanted(&host, "dead = 'closed'")), 1);
+    assert_eq!(asks("80"), refused);
+    let none =
+        format!("[[redirect]]\nreceived = 'here'\nmiddlebox = '{}'\n[[redirect.rule]]\nto = []\n", host.middlebox());
+    assert_eq!(steer.apply(&none), 1);
+    assert_eq!(asks("80"), direct);
+    // A file without it takes it away, and so does undoing.
+    assert_eq!(steer.apply(""), 2);
+    assert_eq!(steer.apply(&wanted(&host, "dead = 'closed'")), 2);
+    assert_eq!(asks("80"), refused);
+    steer.undo();
+    assert_eq!(asks("80"), direct);
+    let pins = std::fs::read_dir("/sys/fs/bpf").expect("the pins").flatten();
+    assert_eq!(pins.filter(|pin| pin.file_name().to_string_lossy().contains("culvert")).count(), 0);
+    // Another's that is held is in the way, and is named.
+    let (tool, own) = (env!("CARGO_BIN_EXE_culvert-redirect"), host.middlebox());
+    let rules = format!("family ipv4 to 127.0.0.1 {BOX} dead open");
+    let held = Middlebox::new(&[
+        tool,
+        "receive",
+        "here",
+        "--middlebox",
+        &own,
+        "--rules",
+        &rules,
+        "--",
+        "sh",
+        "-c",
+        "echo up; exec sleep 1000",
+    ]);
+    let config = steering::Config::parse(&wanted(&host, "")).expect("a file");
+    let trouble = steering::plan(&config, &steer.system, &[]).expect_err("it is held");
+    assert!(trouble[0].what.contains("held by a process"), "{trouble:?}");
+    // A wish that it is held is one that it fulfils.
+    let text = format!(
+        "[[redirect]]\nreceived = 'here'\nheld = true\nmiddlebox = '{own}'\n[[redirect.rule]]\nto = ['127.0.0.1:{BOX}']\n"
+    );
+    let config = steering::Config::parse(&text).expect("a file");
+    assert_eq!(
+        config.redirects[0].hold_command().expect("a command").join(" "),
+        format!("culvert-redirect receive here --middlebox {own} --rules {rules} --")
+    );
+    assert_eq!(steering::plan(&config, &steer.system, &[]), Ok(Vec::new()));
+    assert_eq!(steering::verify_held(&config, &steer.system), []);
+    drop(held);
+    let left = steering::verify_held(&config, &steer.system);
+    assert!(
+        left.len() == 1 && left[0].to_string().starts_with("received by here: redirects: wanted family ipv4"),
+        "{left:?}"
+    );
+}
+
+/// Killed before each program that it attaches, pins or takes away, it leaves what `undo` takes away.
+#[test]
+fn receiving_is_killed_at_each_step() {
+    if !is_root() {
+        return;
+    }
+    mount();
+    let host = Host::new();
+    let _remote = Remote::new("here", 67);
+    let mut steer = Steer::new();
+    let (text, own) = (wanted(&host, ""), host.middlebox());
+    let status = || {
+        let out = Command::new(env!("CARGO_BIN_EXE_culvert-redirect"))
+            .args(["received", "status", "here", "--middlebox", &own])
+            .stdin(Stdio::null())
+            .output();
+        String::from_utf8_lossy(&out.expect("a command").stdout).trim().to_owned()
+    };
+    let calls = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("receive-calls-{}", std::process::id()));
+    let (mut killed, mut partial) = (0, 0);
+    for (action, call, does, least) in [
+        ("received attach", "bpf", &["BPF_PROG_ATTACH", "BPF_LINK_CREATE", "BPF_OBJ_PIN"][..], 3),
+        ("received set", "bpf", &["BPF_MAP_UPDATE_ELEM"][..], 2),
+        ("received detach", "bpf", &["BPF_PROG_DETACH"][..], 1),
+        ("received detach", "unlink", &["culvert-received"][..], 1),
+    ] {
+        kill(call, action, None, &calls);
+        steer.apply(&text);
+        let read = || std::fs::read_to_string(&calls).expect("strace (apt-get install strace)");
+        let applied = if action.ends_with("detach") { String::new() } else { read() };
+        steer.undo();
+        let told = if action.ends_with("detach") { read() } else { applied };
+        let is_it = |line: &str| does.iter().any(|does| line.contains(does));
+        let points: Vec<usize> = (1..).zip(told.lines()).filter(|(_, line)| is_it(line)).map(|(at, _)| at).collect();
+        assert!(points.len() >= least, "{action}: {told}");
+        for at in points {
+            kill(call, action, Some(at), &calls);
+            let steps = steer.plan(&text);
+            let mut journal = Journal::open(&steer.directory).expect("a journal");
+            let applied = steering::apply(&mut steer.system, &mut journal, &steps, &mut |_| {});
+            killed += u32::from(applied.is_err());
+            partial += u32::from(status() == "part");
+            let undone = steering::undo(&mut steer.system, &mut journal, &mut |_| {});
+            killed += u32::from(undone.is_err());
+            partial += u32::from(status() == "part");
+            drop(journal);
+            beside();
+            steer.undo();
+            assert_eq!(status(), "absent", "{action} {at}");
+        }
+    }
+    assert!(killed > 5 && partial > 2, "{killed} {partial}");
+    let _ = std::fs::remove_file(&calls);
 }

@@ -100,6 +100,17 @@ pub(super) fn look(tools: &Path, command: &[String]) -> io::Result<Ran> {
         ["culvert-redirect", "show", clients] => {
             said(fs::read_to_string(group(tools, clients).join("rules")).unwrap_or_default())
         }
+        ["culvert-redirect", "received", "status", name, "--middlebox", group] => {
+            said(match fs::read_to_string(file(name, "receives")) {
+                Ok(text) if text.split('\n').next() == Some(group) => "present",
+                Ok(_) => "another",
+                Err(_) => "absent",
+            })
+        }
+        ["culvert-redirect", "received", "show", name] => {
+            let text = fs::read_to_string(file(name, "receives")).unwrap_or_default();
+            said(text.split('\n').nth(1).unwrap_or_default())
+        }
         ["culvert-redirect", "forward", "status", name] => {
             said(if file(name, "forwards").exists() { "present" } else { "absent" })
         }
@@ -169,6 +180,22 @@ pub(super) fn run(tools: &Path, command: &[String]) -> io::Result<Ran> {
         },
         ["culvert-redirect", "set", clients, ref rules @ ..] => {
             fs::write(group(tools, clients).join("rules"), rules.join(" "))?;
+            said("")
+        }
+        ["culvert-redirect", "received", "detach", name, ..] => match fs::remove_file(file(name, "receives")) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+            _ => said(""),
+        },
+        ["culvert-redirect", "received", "attach", name, "--middlebox", group] => {
+            fs::write(file(name, "receives"), format!("{group}\n"))?;
+            said("")
+        }
+        ["culvert-redirect", "received", "set", name, ref rules @ ..] => {
+            let text = fs::read_to_string(file(name, "receives"))?;
+            fs::write(
+                file(name, "receives"),
+                format!("{}\n{}", text.split('\n').next().unwrap_or_default(), rules.join(" ")),
+            )?;
             said("")
         }
         ["culvert-redirect", "forward", "detach", name] => match fs::remove_file(file(name, "forwards")) {
