@@ -399,7 +399,7 @@ pub unsafe fn ioctl(fd: c_int, req: c_ulong, arg: usize) -> c_int {
         // Urgent data is never on a ring: what is there comes before it.
         SIOCATMARK => kernel * u64::from(rx::on_ring(ep, chan) == 0),
         // What is on the ring the remote host has not acknowledged: the one who stands in for it gives the room back when it has.
-        libc::TIOCOUTQ if ep.stands_in.load(Relaxed) & PEER_STANDS_IN != 0 => kernel + on_ring(ep).unwrap_or(0),
+        libc::TIOCOUTQ if ep.stands_in.load(Relaxed) & PEER_STANDS_IN != 0 => kernel + tx::not_given_back(ep, chan),
         // What the receiving socket would hold, unread, has left the sender's, and is acknowledged.
         _ => kernel + on_ring(ep).unwrap_or(0).saturating_sub(tx::window(ep, chan)),
     };

@@ -3,8 +3,8 @@
 use super::*;
 use crate::inplace::keep::Kept;
 use crate::kernel::{K, Kernel as _};
-use crate::leave;
 use crate::sim::world::Side;
+use crate::{leave, tx};
 use core::sync::atomic::Ordering::Relaxed;
 use libc::{EAGAIN, iovec};
 use shmring::family::Reason;
@@ -177,6 +177,13 @@ fn whoever_goes_down_repeats_nothing_of_what_is_kept() {
         if end != 1 {
             assert!(on_kernel(&pair) <= 2_000);
         }
+        // What the sender's program is told that the remote host has not acknowledged, if the keeper stands in for one: besides, the kernel
+        // counts what it has.
+        let unknown = || pair.a.ep.chan().map(|chan| tx::not_given_back(pair.a.ep, chan));
+        tx::service(pair.a.ep, pair.a.ep.chan().expect("on a ring"), pair.a.fd);
+        assert_eq!(unknown(), Some(if end == 1 { 4_000 } else { 6_000 }), "{end}");
+        keeper.give(pair.b, 1_000);
+        assert_eq!(unknown(), Some(if end == 1 { 3_000 } else { 5_000 }), "{end}");
         let mut got = Vec::new();
         while let Ok(more) = pair.b.recv(5_000) {
             if more.is_empty() {
@@ -188,6 +195,7 @@ fn whoever_goes_down_repeats_nothing_of_what_is_kept() {
         assert!(keeper.check());
         keeper.give(pair.b, usize::MAX);
         assert_eq!(pair.b.ep.rx_viewed.load(Relaxed), 0);
+        assert_eq!(unknown().unwrap_or(0), 0, "{end}");
         pair.close();
     }
 }

@@ -32,7 +32,7 @@ use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::signals::Runs;
 use crate::{acts, headroom, lifeline, lock};
-use core::sync::atomic::Ordering::{Relaxed, Release};
+use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use libc::iovec;
 use look::untold;
 use reserve::Patience;
@@ -43,7 +43,7 @@ use shmring::layout::{self, Arbiter, HOME};
 use shmring::position::RingPos;
 use shmring::ring;
 use shmring::ring::Geometry;
-use shmring::switch::TxPhase;
+use shmring::switch::{Again, TxPhase};
 
 /// Free bytes on our ring.
 pub fn space(ep: Ep, chan: &Chan) -> u64 {
@@ -56,6 +56,18 @@ pub fn space(ep: Ep, chan: &Chan) -> u64 {
 fn read_up_to(ep: Ep, chan: &Chan) -> Option<RingPos> {
     let h = chan.slot(ep.slot.load(Relaxed) as usize);
     ring::refresh(&h.consumer[chan.role().tx()], ep.tx_head.load(Relaxed), ep.tx_tail.load(Relaxed)).ok()
+}
+
+/// Bytes on the ring whose room the peer has not given back; of those that it has left to the sender, which sends them over the lifeline, the
+/// kernel knows.
+pub fn not_given_back(ep: Ep, chan: &Chan) -> u64 {
+    let head = &chan.slot(ep.slot.load(Relaxed) as usize).consumer[chan.role().tx()].head;
+    let end = match ep.tx_again.load(Relaxed) {
+        Again::Rewind(from) => from,
+        _ => ep.tx_tail.load(Relaxed),
+    };
+    // Not since `tx_head`, which is behind what the peer keeps when the sender has gone down.
+    head.load(Acquire).within(end.minus(chan.ring() as u64), end).map_or(0, |head| end.since(head))
 }
 
 /// Bytes of those on the ring that the peer's socket would hold, had they come over the lifeline.
