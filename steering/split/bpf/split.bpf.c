@@ -117,6 +117,9 @@ const volatile __u32 verdicts[RULES];
 const volatile __u32 by_source, by_destination, by_source_port, by_destination_port, by_vlan;
 // Whether there are rules, and whether there have been, so that connections may be pinned.
 const volatile __u32 rules, pinned;
+// Until when (bpf_ktime_get_ns) a listener of the kernel's may be owed an ACK that brings back a SYN cookie: one that it sent before there were
+// these rules. 0: it has sent none.
+const volatile __u64 cookies_until;
 // Whether some rule is stateless.
 const volatile __u32 stateless;
 // Never: what is named only there belongs to the program, and lives as long.
@@ -336,12 +339,20 @@ static __always_inline __u32 first(const struct tuple *tuple, __u32 kind, __u32 
 	return RULES;
 }
 
-// Whether the kernel has this connection already: it came to be before the rule did, or this host has begun it.
-static __always_inline bool is_kernels(struct xdp_md *ctx, const struct tuple *tuple, bool ipv4)
+enum own {
+	NOT_OWN,
+	// It came to be before the rule did, or this host has begun it.
+	OWN,
+	// It may have been answered with a cookie, of which nothing is kept: if so, there is a socket when its next packet comes.
+	PERHAPS_OWN,
+};
+
+// Whether the kernel has this connection already.
+static __always_inline enum own kernels(struct xdp_md *ctx, const struct tuple *tuple, bool ipv4, bool acknowledges)
 {
 	struct bpf_sock_tuple key = {};
 	struct bpf_sock *socket;
-	bool found;
+	enum own own = OWN;
 
 	if (ipv4) {
 		key.ipv4.saddr = tuple->source[3];
@@ -356,10 +367,11 @@ static __always_inline bool is_kernels(struct xdp_md *ctx, const struct tuple *t
 	}
 	socket = bpf_skc_lookup_tcp(ctx, &key, ipv4 ? sizeof(key.ipv4) : sizeof(key.ipv6), BPF_F_CURRENT_NETNS, 0);
 	if (!socket)
-		return false;
-	found = socket->state != BPF_TCP_LISTEN;
+		return NOT_OWN;
+	if (socket->state == BPF_TCP_LISTEN)
+		own = cookies_until && acknowledges && bpf_ktime_get_ns() < cookies_until ? PERHAPS_OWN : NOT_OWN;
 	bpf_sk_release(socket);
-	return found;
+	return own;
 }
 
 static __always_inline void unpin(const struct tuple *tuple, const struct tuple4 *tuple4, bool ipv4)
@@ -380,7 +392,8 @@ int split(struct xdp_md *ctx)
 	struct tuple4 tuple4 = {};
 	struct ports *ports = NULL;
 	__u32 rule, verdict, *pin = NULL, kind, what;
-	bool ipv4, begins = false, tcp = false;
+	bool ipv4, begins = false, acknowledges = false, tcp = false;
+	enum own own = NOT_OWN;
 	__u8 protocol;
 	__be16 type;
 	void *at;
@@ -461,6 +474,7 @@ int split(struct xdp_md *ctx)
 		ports = &header->ports;
 		tcp = true;
 		begins = (header->flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN;
+		acknowledges = (header->flags & (FLAG_SYN | FLAG_RST | FLAG_ACK)) == FLAG_ACK;
 		kind = 0;
 	} else if (protocol == IPPROTO_UDP) {
 		ports = at;
@@ -499,10 +513,14 @@ int split(struct xdp_md *ctx)
 	}
 	what = rule;
 	if (tcp && verdict != DO_KERNEL << 16 && !(verdict & STATELESS)) {
-		if (!begins && is_kernels(ctx, &tuple, ipv4)) {
+		if (!begins)
+			own = kernels(ctx, &tuple, ipv4, acknowledges);
+		if (own != NOT_OWN) {
 			verdict = DO_KERNEL << 16;
 			what = KERNELS_OWN;
 		}
+		if (own == PERHAPS_OWN)
+			goto decided;
 		if (ipv4)
 			bpf_map_update_elem(&pins4, &tuple4, &verdict, BPF_ANY);
 		else
@@ -510,6 +528,7 @@ int split(struct xdp_md *ctx)
 	} else if (pin) {
 		unpin(&tuple, &tuple4, ipv4);
 	}
+decided:
 	count(ctx, what);
 	return act(ctx, eth, verdict & ~STATELESS);
 pinned:

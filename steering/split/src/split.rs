@@ -5,6 +5,7 @@ use crate::rules::{self, RULES, Rules, Tables};
 use libbpf_rs::query::{ProgInfoIter, ProgInfoQueryOptions};
 use libbpf_rs::skel::{OpenSkel, SkelBuilder};
 use libbpf_rs::{MapCore, MapFlags, MapHandle, OpenObject, Program, ProgramInput, ProgramMut, Xdp, XdpFlags};
+use nix::time::{ClockId, clock_gettime};
 use std::fs::File;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -192,6 +193,24 @@ pub fn cost(rules: &Rules, packet: &[u8], repeat: u32) -> Result<Duration, Strin
     Ok(median)
 }
 
+/// How long an ACK may be owed to the kernel that brings back a cookie of its: it has come, or been sent again, long before, and cookies
+/// of another minute count for little longer.
+const COOKIES: Duration = Duration::from_secs(60);
+
+/// Until when that is so, in nanoseconds of the kernel's clock; 0: the kernel has sent no cookie here.
+fn cookies_until() -> Result<u64, String> {
+    let text =
+        std::fs::read_to_string("/proc/thread-self/net/netstat").map_err(|e| format!("/proc/net/netstat: {e}"))?;
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let sent = names.split(' ').zip(values.split(' ')).find(|(name, _)| *name == "SyncookiesSent");
+    if sent.is_none_or(|(_, count)| count == "0") {
+        return Ok(0);
+    }
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_err(|e| format!("the time: {e}"))?;
+    Ok((Duration::from(now) + COOKIES).as_nanos() as u64)
+}
+
 /// Loads an instance with these rules, and has it put in its place.
 fn load(
     before: Option<&Split>,
@@ -215,6 +234,7 @@ fn load(
     data.by_destination_port = (!tables.destination_ports.is_empty()).into();
     data.untagged.word = tables.vlans.first().copied().unwrap_or_default();
     data.by_vlan = (!tables.vlans.is_empty()).into();
+    data.cookies_until = if before.is_some() { cookies_until()? } else { 0 };
     data.stateless = rules.values().any(|rule| rule.stateless).into();
     (data.rules, data.pinned) = ((!rules.is_empty()).into(), pinned.into());
     for (map, table) in [

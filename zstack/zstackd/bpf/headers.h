@@ -1,5 +1,6 @@
 // What a packet begins with, behind Ethernet's header: for all programs that look at packets.
 #define FLAG_SYN 0x02
+#define FLAG_RST 0x04
 #define FLAG_ACK 0x10
 
 // linux/ip.h and linux/ipv6.h as bytes, so that bit fields need no byte order.
