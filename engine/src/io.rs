@@ -191,7 +191,8 @@ impl Call for Receive {
         // A peer that has left waits for what it did not read.
         tx::service(ep, chan, fd);
         let record = ep.record();
-        if rx::is_kernels(ep) && record.latched.load(Relaxed) == 0 {
+        // Of a sending direction that is not down the peer may still ask something, by the doorbell, which a native call does not hear.
+        if rx::is_kernels(ep) && ep.tx_phase.get() == TxPhase::Down && record.latched.load(Relaxed) == 0 {
             if record.kept.load(Relaxed) != 0
                 && lifeline::unread(fd) == 0
                 && !lifeline::peer_ended(fd)

@@ -22,7 +22,8 @@ use shmring::switch::{RxPhase, TxPhase};
 /// our library again (it is woken if it sleeps there). Nothing here waits for the lifeline.
 pub fn retire(fd: c_int, why: Reason) {
     let unread = match why {
-        Reason::Option | Reason::Recalled => Unread::Keep,
+        // Who may not ring (`Chan::shun`) can ask nothing of its peer.
+        Reason::Option | Reason::Recalled | Reason::Seccomp => Unread::Keep,
         _ => Unread::Rewind,
     };
     retire_with(fd, why, unread);
@@ -292,7 +293,12 @@ impl Departure {
         // A peer that was killed gets nothing repeated: the kernel would answer that with another error than it has for bytes that
         // were there before.
         ep.note_end(lifeline::look(fd, lifeline::ENDED));
-        tx::leave(ep, chan, fd);
+        if chan.is_shunned() {
+            // What lies unread, and could not be told of, wakes the peer when it comes over the lifeline.
+            tx::leave_repeating(ep, chan, fd);
+        } else {
+            tx::leave(ep, chan, fd);
+        }
         ep.because(self.why);
         rx::ask(ep, chan, fd, life, still_to_come(ep, unread), self.why, patience);
         self.go_on(fd, unread, patience)

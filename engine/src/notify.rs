@@ -100,7 +100,7 @@ impl Chan {
     /// Wakes who sleeps on `slot` at `side`; how many. `late`: or has this thread do so later.
     #[inline(always)]
     fn wake(&self, side: Role, slot: usize, h: &SlotHeader, about: About, stamp: Option<Stamp>, late: bool) -> u32 {
-        let (mut rung, mut since, mut forbidden) = (0, None, false);
+        let (mut rung, mut since) = (0, None);
         let (queues, alone) = (self.queues(side), &h.alone[side as usize]);
         ring::notify(&h.side[side as usize], queues, alone, slot, about, stamp, |sleeper| {
             if late
@@ -114,15 +114,13 @@ impl Chan {
             }
             rung += 1;
             match sleeper {
-                Sleeper::Bell(_, q) => forbidden |= poller::ring_at(q) == Rung::Forbidden,
+                // Who sleeps hears of the lifeline. Before the word is cleared: another thread that finds it so does not ring, and must know.
+                Sleeper::Bell(_, q) if poller::ring_at(q) == Rung::Forbidden => self.shun(Reason::Seccomp),
+                Sleeper::Bell(..) => {}
                 Sleeper::Word(w) => K::wake(w),
             }
             true
         });
-        if forbidden {
-            // Who sleeps hears of the lifeline.
-            self.shun(Reason::Seccomp);
-        }
         if let Some(since) = since {
             self.weigh(K::thread_time().saturating_sub(since));
         }

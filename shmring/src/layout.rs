@@ -27,7 +27,7 @@ pub const MAGIC: u64 = u64::from_le_bytes(*b"culvert\x01");
 /// Changes with every incompatible change of this file. Peers of another version stay on the kernel.
 ///
 /// Built with `CULVERT_OTHER_VERSION` set, a library is of another version than all others: for tests.
-pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 16 } else { u16::MAX as u32 };
+pub const VERSION: u32 = if option_env!("CULVERT_OTHER_VERSION").is_none() { 17 } else { u16::MAX as u32 };
 /// Connections in one channel: one bit each in a [`Queue`]'s ready word.
 pub const SLOTS: usize = 64;
 /// Pollers of one process that can be named in a channel: one bit each in [`Side::pollers`].
@@ -193,19 +193,24 @@ pub struct Side {
     pub rcvbuf: AtomicU32,
 }
 
-/// [`Side::rewind`], moved from `Open` once, by CAS. Whoever comes first decides.
+/// [`Side::rewind`], moved from `Open` by CAS. Whoever comes first decides. From `Left` the receiver may move it on to a place behind that, until
+/// the sender has moved it to `Taken`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Arbiter {
     /// The ring goes on.
     Open,
-    /// The receiver stops reading the ring there for good; the sender sends what follows over the lifeline.
+    /// The receiver stops reading the ring there for good; the sender is to send what follows over the lifeline.
     Left(Claim<RingPos>),
+    /// The same, and the sender does so: the place stays.
+    Taken(Claim<RingPos>),
     /// The sender has gone down; the receiver must drain the ring to its end.
     Closed,
 }
 
 /// [`Side::rewind`] as a word: [`Arbiter::Closed`].
 pub const CLOSED: u64 = u64::MAX;
+/// [`Side::rewind`] as a word: [`Arbiter::Taken`].
+pub const TAKEN: u64 = 1 << 63;
 /// [`Side::echo`] as a word: [`Echo::complete`].
 pub const ECHOED: u64 = 1 << 63;
 
@@ -216,15 +221,30 @@ impl Code for Arbiter {
         match self {
             Arbiter::Open => 0,
             Arbiter::Left(at) => Some(at).code(),
+            Arbiter::Taken(at) => Some(at).code() | TAKEN,
             Arbiter::Closed => CLOSED,
         }
     }
     #[inline(always)]
     fn of(code: u64) -> Arbiter {
-        match Option::<Claim<RingPos>>::of(code) {
-            None => Arbiter::Open,
-            _ if code == CLOSED => Arbiter::Closed,
-            Some(at) => Arbiter::Left(at),
+        match (code, Option::<Claim<RingPos>>::of(code & !TAKEN)) {
+            (0, _) => Arbiter::Open,
+            (CLOSED, _) => Arbiter::Closed,
+            (_, Some(at)) if code & TAKEN != 0 => Arbiter::Taken(at),
+            (_, Some(at)) => Arbiter::Left(at),
+            // Nobody honest writes that: a place that no ring has.
+            (_, None) => Arbiter::Left(RingPos::new(TAKEN).claim()),
+        }
+    }
+}
+
+impl Arbiter {
+    /// Where the receiver stops reading the ring, if it has left.
+    #[inline(always)]
+    pub fn left(self) -> Option<Claim<RingPos>> {
+        match self {
+            Arbiter::Left(at) | Arbiter::Taken(at) => Some(at),
+            Arbiter::Open | Arbiter::Closed => None,
         }
     }
 }

@@ -11,7 +11,8 @@
 //! A receiver that has not let the sender up says `REFUSED`.
 //!
 //! Two refinements. A receiver that can go on reading the ring for a while may move `rewind` to a position
-//! beyond its own (the *cut*). And a sender that goes down repeats over the lifeline what lies unread on the ring
+//! beyond its own (the *cut*), and, if more has come meanwhile, to one behind that, until the sender says by the same word that it takes
+//! back what follows: so a receiver that cannot wake its sender needs nothing of it. And a sender that goes down repeats over the lifeline what lies unread on the ring
 //! (the *echo*, `Side::echo`): if the receiver must leave after all, it finds it there; else it drops it.
 //!
 //! Everything here is pure: views go in, decisions come out. [`driver`](crate::driver) executes them.
@@ -182,7 +183,7 @@ pub fn end(cut: Option<Claim<RingPos>>, rewind: Arbiter, down: Option<Claim<Ring
     match (cut, rewind) {
         (None, Arbiter::Open | Arbiter::Closed) => down,
         // A holder that was killed while it was leaving may have changed the arbiter and not yet noted the cut.
-        (None, Arbiter::Left(at)) => Some(at),
+        (None, Arbiter::Left(at) | Arbiter::Taken(at)) => Some(at),
         (cut, _) => cut,
     }
 }
@@ -252,7 +253,7 @@ pub fn leave(found: Arbiter, head: RingPos, kept: u64, left: u64, cut: Option<Cl
         Arbiter::Open if left == kept => Leave::Cut(head.plus(kept).claim()),
         Arbiter::Open => Leave::Rewound,
         // Left before, perhaps by a holder that died over it.
-        Arbiter::Left(at) => Leave::Cut(cut.unwrap_or(at)),
+        Arbiter::Left(at) | Arbiter::Taken(at) => Leave::Cut(cut.unwrap_or(at)),
     }
 }
 
@@ -403,7 +404,7 @@ pub fn tx(v: TxView) -> TxStep {
     match (v.phase, v.rewind) {
         (TxPhase::Native, Arbiter::Open) if v.rx == READY && !v.fin => TxStep::GoUp,
         (TxPhase::Native | TxPhase::Down, _) => TxStep::Lifeline,
-        (TxPhase::Ring | TxPhase::Rewind, Arbiter::Left(at)) => match at.within(v.head, v.tail) {
+        (TxPhase::Ring | TxPhase::Rewind, Arbiter::Left(at) | Arbiter::Taken(at)) => match at.within(v.head, v.tail) {
             Ok(from) => TxStep::Rewind { from },
             Err(Corrupt) => TxStep::Corrupt,
         },

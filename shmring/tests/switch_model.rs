@@ -44,6 +44,7 @@ const ONE: Config = Config {
     kill: 0,
     end: End::Close,
     polite: false,
+    mute: false,
     hasty: false,
     leave: false,
     half: false,
@@ -71,6 +72,8 @@ const HASTY: Config = Config { senders: &[(0, 2), (0, 2)], cap: 2, hasty: true, 
 const HOLDERS: Config = Config { senders: &[(0, 3)], receivers: &[2, 3], cap: 2, ..DIRECT };
 /// The first receiver stops reading early; the other must be told of the rest.
 const TAKES: Config = Config { takes: 1, polite: true, ..HOLDERS };
+/// A receiver that may ring nobody's doorbell cuts, and its sender waits for an answer to each message.
+const MUTE: Config = Config { senders: &[(0, 3)], polite: true, mute: true, acts: &[Act::Cut], ..ONE };
 const RING4: Config = Config { senders: &[(0, 6)], ring: 4, chunk: 4, cap: 4, want: 2, ..DIRECT };
 /// Room for two bytes at a time.
 const ROOM: Config = Config { senders: &[(0, 2)], rooms: 1, chunk: 2, ..ONE };
@@ -216,6 +219,53 @@ fn a_receiver_that_cuts() {
         Config { name: "two holders, cut twice, one killed", acts: &[Act::Cut, Act::Cut], kill: 8, ..HOLDERS },
         700_000,
     );
+}
+
+#[test]
+fn a_sender_that_waits_for_an_answer() {
+    let waits = Config { senders: &[(0, 3)], leave: false, polite: true, ..ONE };
+    proves(Config { name: "cut, sender waits for an answer", acts: &[Act::Cut], ..waits }, 10_000);
+    proves(Config { name: "receiver rewinds, sender waits for an answer", acts: &[Act::Rewind], ..waits }, 10_000);
+    proves(Config { name: "receiver retires, sender waits for an answer", acts: RETIRES, ..waits }, 10_000);
+    large(Config { name: "mute receiver cuts, ring of one", senders: &[(0, 3)], ring: 1, ..MUTE }, 5_000);
+    proves(Config { name: "mute receiver cuts, sender waits for an answer", ..MUTE }, 10_000);
+    large(Config { name: "mute receiver cuts, two senders", senders: &[(0, 2), (0, 1)], ..MUTE }, 10_000);
+    large(Config { name: "mute receiver polls and cuts", polls: 1, ..MUTE }, 10_000);
+    large(Config { name: "mute receiver in epoll cuts", epolls: 1, ..MUTE }, 10_000);
+    large(Config { name: "mute receiver cuts, room", senders: &[(0, 2)], rooms: 1, ..MUTE }, 10_000);
+    large(
+        Config {
+            name: "two mute holders, one cuts and is killed",
+            senders: &[(0, 2)],
+            kill: 8,
+            receivers: &[2, 3],
+            wire: false,
+            ..MUTE
+        },
+        10_000,
+    );
+    large(
+        Config {
+            name: "two mute holders, one polls, the other cuts twice and is killed",
+            senders: &[(0, 2)],
+            kill: 8,
+            receivers: &[2, 3],
+            polls: 1,
+            acts: &[Act::Cut, Act::Cut],
+            wire: false,
+            ..MUTE
+        },
+        10_000,
+    );
+}
+
+#[test]
+fn every_guard_of_who_waits_is_needed() {
+    caught("moves_the_cut", Rules { moves_the_cut: false, ..RULES }, MUTE);
+    caught("look_after_put", Rules { look_after_put: false, ..RULES }, MUTE);
+    caught("room_in_steps", Rules { room_in_steps: false, ..RULES }, MUTE);
+    let rewinds = Config { mute: false, acts: &[Act::Rewind], ..MUTE };
+    caught("waits_for_both", Rules { waits_for_both: false, ..RULES }, rewinds);
 }
 
 #[test]
@@ -509,7 +559,6 @@ fn every_guard_of_cut_and_echo_is_needed() {
     caught("transit_in_steps", Rules { transit_in_steps: false, ..RULES }, TAKES);
     caught("transit_in_steps, poll", Rules { transit_in_steps: false, ..RULES }, Config { polls: 2, ..TAKES });
     caught("hand_on_behind", Rules { hand_on_behind: false, ..RULES }, Config { acts: &[Act::Exec], ..NARROW });
-    caught("tell_again", Rules { tell_again: false, ..RULES }, Config { acts: &[Act::Cut], kill: 8, ..HOLDERS });
     let poller = Config { receivers: &[2, 2], takes: 2, polls: 2, leave: true, ..TAKES };
     caught("doubled_in_steps", Rules { doubled_in_steps: false, ..RULES }, poller);
 }

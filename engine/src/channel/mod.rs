@@ -14,7 +14,7 @@ use crate::lock::Lock;
 use crate::pages::Bulk;
 use crate::{family, headroom, signals};
 use core::sync::atomic::Ordering::{Acquire, Relaxed, Release};
-use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicI32, AtomicPtr, AtomicU32, AtomicU64, fence};
 use shmring::family::Reason;
 use shmring::journal::Journal;
 use shmring::layout::{self, CARRIED_OFF, FORKED, Offer, Queue, Role, SLOTS, SlotHeader};
@@ -295,6 +295,7 @@ impl Chan {
     /// From now on they do.
     pub fn shun(&self, why: Reason) {
         self.shunned.store(why as u32, Relaxed);
+        fence(Release);
     }
 
     /// Whether its memory is charged to this process until all who have it, of another user too, give it up.

@@ -155,7 +155,9 @@ pub unsafe fn recv(
     // What ended the last sleep, if not news. What there is by then is taken before it counts.
     let mut woke = None;
     let shut = b.len == 0 && lifeline::is_shut(fd);
-    if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && !stirred(ep, chan) {
+    // What the kernel alone brings nobody sees come.
+    let shows = || ep.rx_phase.get() != RxPhase::Down;
+    if flags & libc::MSG_DONTWAIT == 0 && ep.local().blocking.load(Relaxed) != 0 && shows() && !stirred(ep, chan) {
         // The answer is often on its way: a moment's patience before the kernel is asked anything.
         spin::glance(|| stirred(ep, chan));
     }
@@ -276,7 +278,7 @@ pub unsafe fn recv(
             false => stirred(ep, chan),
         };
         let rest = restless.round(K::now);
-        if rest.is_none() {
+        if rest.is_none() && shows() {
             let spun = spin::spin(ready);
             spin::count(ep, spun);
             if spun == Spun::Won {

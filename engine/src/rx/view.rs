@@ -20,7 +20,7 @@ use crate::{chunks, conn, family, lock, members};
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use libc::iovec;
 use shmring::family::State;
-use shmring::layout::{self, Arbiter, HOME};
+use shmring::layout::{self, HOME};
 use shmring::position::RingPos;
 use shmring::ring;
 use shmring::switch::RxPhase;
@@ -312,7 +312,7 @@ pub fn drop_chunks(ep: Ep, chan: &Chan) {
         return;
     }
     // Of one that has left, its sender may yet send them to the kernel.
-    let has_left = matches!(c.me().rewind.load(Relaxed), Arbiter::Left(_));
+    let has_left = c.me().rewind.load(Relaxed).left().is_some();
     stretch::drop_unread(&c, chan, ep.rx_head.load(Relaxed), has_left);
 }
 

@@ -18,8 +18,8 @@ pub use look::{LOOK_EVERY_US, latched, look, look_due, looked, spare_look};
 pub use reserve::{Reserved, Room, commit, give_back, reserve};
 pub use shmring::family::UP;
 pub use turn::{
-    FINISH_NS, finish, finish_last, finished, flush, flush_until, flushed, is_asked, is_reset, leave, rewinds, service,
-    settle, settle_native, sink, sink_if_ended,
+    FINISH_NS, finish, finish_last, finished, flush, flush_until, flushed, is_asked, is_reset, leave, leave_repeating,
+    rewinds, service, settle, settle_native, sink, sink_if_ended,
 };
 #[cfg(test)]
 pub use unread::give_way;

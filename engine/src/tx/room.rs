@@ -27,6 +27,8 @@ pub(super) struct Sender<'a> {
     /// When the call is over, if ever; not asked for before it has to wait.
     deadline: Option<Option<u64>>,
     restless: Restless,
+    /// How long the next wait is at most, nanoseconds: see `unread::LOOK_NS`.
+    looks_after: u64,
     /// Becomes true if the call sleeps.
     asleep: &'a mut bool,
 }
@@ -34,13 +36,23 @@ pub(super) struct Sender<'a> {
 impl Sender<'_> {
     #[inline]
     pub fn new(fd: i32, never_waits: bool, since: Runs, asleep: &mut bool) -> Sender<'_> {
-        Sender { fd, never_waits, since, slept: since, deadline: None, restless: Restless::new(), asleep }
+        Sender {
+            fd,
+            never_waits,
+            since,
+            slept: since,
+            deadline: None,
+            restless: Restless::new(),
+            looks_after: unread::LOOK_NS,
+            asleep,
+        }
     }
 
     /// Something was sent since the last wait.
     #[inline]
     pub fn has_sent(&mut self) {
         self.restless = Restless::new();
+        self.looks_after = unread::LOOK_NS;
     }
 
     /// There was no room. `Ok`: the sender looks again, having waited if it may. `Err`: the call is over, with this errno if
@@ -49,6 +61,11 @@ impl Sender<'_> {
     /// # Safety
     /// Must be called without locks; a cancellation point.
     pub unsafe fn wait(&mut self, ep: Ep, chan: &Chan, partial: bool) -> Result<(), i32> {
+        if chan.is_shunned() && ep.tx_phase.get() == TxPhase::Ring {
+            // Perhaps since this call, which could not wake the peer.
+            unread::go_because(ep, chan, self.fd, chan.shunned_for());
+            return Ok(());
+        }
         let asks = self.deadline.is_none();
         if self.never_waits || asks && (lifeline::nonblocking(self.fd) || ep.never_waits(SNDTIMEO)) {
             want_space(ep, chan);
@@ -96,6 +113,10 @@ impl Sender<'_> {
         let early = patience.and_then(|p| unread::before_deadline(chan, p, deadline?));
         let patience = early.or(patience.filter(|p| deadline.is_none_or(|d| *p < d)));
         let deadline = patience.or(deadline);
+        let step = K::now() + self.looks_after;
+        self.looks_after = (2 * self.looks_after).min(unread::LOOK_MAX_NS);
+        let steps = deadline.is_none_or(|d| step < d);
+        let deadline = if steps { Some(step) } else { deadline };
         self.fd = sleepers::lie_down(ep, self.fd);
         // SAFETY: the caller's obligation.
         let woken = unsafe {
@@ -116,6 +137,7 @@ impl Sender<'_> {
             Err(libc::EINTR) if !partial && !signals::interrupted(self.since, restartable) => {
                 self.slept = signals::runs()
             }
+            Err(libc::EAGAIN) if steps => {}
             Err(libc::EAGAIN) if early.is_some() => unread::go(ep, chan, self.fd),
             Err(libc::EAGAIN) if patience.is_some() => {}
             Err(e) => return Err(e),

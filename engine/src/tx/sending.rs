@@ -16,7 +16,7 @@ use crate::{acts, family, peer, ruin};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Aim, Conn, Failure, Given, Moved, Next, Outgoing, Put};
 use shmring::family::{Reason, SHARED};
-use shmring::layout::Role;
+use shmring::layout::{Arbiter, Role};
 use shmring::owner;
 use shmring::position::{Corrupt, RingPos, StreamPos};
 use shmring::ring;
@@ -32,6 +32,8 @@ pub(super) struct Out<'a> {
     lost: bool,
     /// Another process has taken the direction.
     taken: bool,
+    /// Bytes were published.
+    published: bool,
     /// The token is lent already, for a look that changes nothing.
     glances: bool,
     /// What lies unread is repeated on the lifeline, whether that takes it at once or not: nothing comes behind it but a FIN, or the
@@ -243,16 +245,42 @@ impl<'a> Sending<'a> {
         if c.sent().may_have_holes(c.ep.tx_tail.load(Relaxed), c.size) {
             stretch::forget_unpublished(&c, chan);
         }
-        Sending { port: Out { ep, chan, c, fd, lost: false, taken: false, glances: false, repeating: false }, held }
+        Sending {
+            port: Out {
+                ep,
+                chan,
+                c,
+                fd,
+                lost: false,
+                taken: false,
+                published: false,
+                glances: false,
+                repeating: false,
+            },
+            held,
+        }
     }
 
     /// Gives it back. If the connection was found to be lost, it is the kernel's when this returns.
     #[inline(always)]
-    pub fn release(self) {
+    pub fn release(mut self) {
+        // A receiver that has left while these bytes were published may have no other way to get them: this thread may not come back, and
+        // a receiver under Landlock may ring nobody. In this order: published, told with a fence (`ring::notify`), looked.
+        if self.port.published && self.port.c.peer().rewind.load(Relaxed) != Arbiter::Open {
+            self.serve();
+        }
         if self.port.lost | self.port.taken {
             return self.end();
         }
         self.held.release();
+    }
+
+    /// Does what the receiver asks.
+    #[cold]
+    pub fn serve(&mut self) {
+        if let Turn::Error(e) = self.turn() {
+            untold(self.port.ep, e);
+        }
     }
 
     #[cold]
@@ -389,7 +417,10 @@ impl<'a> Sending<'a> {
             return Err(Unsent::Taken);
         };
         match put {
-            Put::Took(n) => Ok(n as usize),
+            Put::Took(n) => {
+                self.port.published = true;
+                Ok(n as usize)
+            }
             Put::Full | Put::Nothing => Ok(0),
             Put::Fault(why) => Err(why),
             Put::Corrupt => {
@@ -440,7 +471,10 @@ impl<'a> Sending<'a> {
         // Whoever sees these bytes must know what was done before them.
         acts::pass_on(self.port.chan);
         match driver::commit(&mut self.port, &c, n) {
-            Ok(()) => Ok(n as usize),
+            Ok(()) => {
+                self.port.published = true;
+                Ok(n as usize)
+            }
             Err(Taken) => {
                 self.port.taken = true;
                 Err(Unsent::Taken)

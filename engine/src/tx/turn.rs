@@ -1,7 +1,7 @@
 //! The sending side's way between lifeline and ring: up, down, rewind, and the end.
 
-use super::look::{look, untold};
-use super::sending::{Sending, Turn};
+use super::look::look;
+use super::sending::Sending;
 use crate::channel::Chan;
 use crate::conn::conn;
 use crate::endpoint::{self, Ep, Latched, REPORTED};
@@ -39,9 +39,7 @@ fn serve(ep: Ep, chan: &Chan, fd: i32, life: u32) {
         return;
     }
     let Some(mut sending) = Sending::take(ep, chan, fd, life) else { return };
-    if let Turn::Error(e) = sending.turn() {
-        untold(ep, e);
-    }
+    sending.serve();
     sending.release();
 }
 
@@ -94,6 +92,11 @@ pub fn leave(ep: Ep, chan: &Chan, fd: i32) {
     go_down(ep, chan, fd, |sending| sending.leave());
 }
 
+/// The same; what lies unread is repeated on the lifeline, however much that is.
+pub fn leave_repeating(ep: Ep, chan: &Chan, fd: i32) {
+    go_down(ep, chan, fd, |sending| sending.leave_repeating());
+}
+
 fn go_down(ep: Ep, chan: &Chan, fd: i32, go: impl FnOnce(&mut Sending)) {
     let Some(mut sending) = Sending::take_now(ep, chan, fd) else {
         // It is stopped in the middle of a step that nobody can complete: what is sent next would come at a wrong place.
@@ -115,7 +118,7 @@ pub fn finish(ep: Ep, chan: &Chan, fd: i32) {
 
 /// The same before a FIN. An echo that the lifeline does not take may stay incomplete: nothing comes behind.
 pub fn finish_last(ep: Ep, chan: &Chan, fd: i32) {
-    go_down(ep, chan, fd, |sending| sending.leave_repeating());
+    leave_repeating(ep, chan, fd);
     flush(ep, chan, fd, true);
 }
 

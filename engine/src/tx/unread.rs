@@ -15,8 +15,9 @@
 //! has more room, and its timer.
 
 use super::sending::Sending;
-use super::{read_up_to, stirred, want_space, writable};
+use super::{read_up_to, stirred, turn, want_space, writable};
 use crate::channel::Chan;
+use crate::conn::conn;
 use crate::endpoint::Ep;
 use crate::kernel::{K, Kernel as _};
 use crate::signals::Runs;
@@ -63,15 +64,20 @@ fn due(ep: Ep, chan: &Chan) -> Option<u64> {
     if !minds(ep, chan) || ep.tx_phase.get() != TxPhase::Ring || writable(ep, chan) {
         return None;
     }
+    full_since(ep, chan).map(|since| since + PATIENCE_NS)
+}
+
+/// When it was first seen, since the peer last read, that there is not enough room. There is not.
+fn full_since(ep: Ep, chan: &Chan) -> Option<u64> {
     let head = read_up_to(ep, chan)?;
     let since = ep.tx_full_since.load(Relaxed);
     if since != 0 && ep.tx_full_at.load(Relaxed) == head {
-        return Some(since + PATIENCE_NS);
+        return Some(since);
     }
     let since = K::now();
     ep.tx_full_at.store(head, Relaxed);
     ep.tx_full_since.store(since, Relaxed);
-    Some(since + PATIENCE_NS)
+    Some(since)
 }
 
 /// Until when a sender that finds no room waits for the peer to read. Notes the time, so that threads that sleep on other
@@ -99,7 +105,10 @@ pub(super) fn before_deadline(chan: &Chan, due: u64, deadline: u64) -> Option<u6
 /// Must be called without locks; a cancellation point.
 pub(super) unsafe fn gives_way_now(ep: Ep, chan: &Chan, fd: &mut i32, slept: &mut Runs, asleep: &mut bool) -> bool {
     let (since, at) = (ep.tx_full_since.load(Relaxed), ep.tx_full_at.load(Relaxed));
-    let Some(due) = patience(ep, chan) else { return false };
+    let Some(due) = patience(ep, chan) else {
+        watch(ep, chan);
+        return false;
+    };
     let reads = since != 0 && ep.tx_full_at.load(Relaxed) != at;
     if since == 0 || reads {
         // A thread that watches the connection may sleep without an end: it is to look by then.
@@ -146,7 +155,41 @@ pub(super) unsafe fn gives_way_now(ep: Ep, chan: &Chan, fd: &mut i32, slept: &mu
 /// Somebody waits for room on the ring.
 #[inline]
 pub fn note_waiting(ep: Ep, chan: &Chan) {
-    patience(ep, chan);
+    if patience(ep, chan).is_none() {
+        watch(ep, chan);
+    }
+}
+
+/// Who waits for room looks after this time whether the peer has left the ring: the peer tells of room, and of leaving, unless it may ring no doorbell
+/// any more (Landlock). Each further look waits twice as long as the one before, up to [`LOOK_MAX_NS`].
+pub(super) const LOOK_NS: u64 = PATIENCE_NS;
+pub(super) const LOOK_MAX_NS: u64 = 5_000_000_000;
+
+/// How long threads that sleep wait for the next look.
+static LOOKS_AFTER: AtomicU64 = AtomicU64::new(LOOK_NS);
+
+/// If there is no room, threads that sleep look now and then whether the peer has left the ring.
+#[inline]
+fn watch(ep: Ep, chan: &Chan) {
+    if ep.tx_phase.get() == TxPhase::Ring && !writable(ep, chan) {
+        watch_full(ep, chan);
+    }
+}
+
+#[cold]
+fn watch_full(ep: Ep, chan: &Chan) {
+    let before = ep.tx_full_since.load(Relaxed);
+    let Some(since) = full_since(ep, chan).filter(|since| *since != before) else { return };
+    LOOKS_AFTER.store(LOOK_NS, Relaxed);
+    if note(since + LOOK_NS) {
+        // A thread that watches the connection may sleep without an end.
+        chan.tell_own(ep.slot.load(Relaxed) as usize);
+    }
+}
+
+/// Whether somebody waits for room.
+fn waits(ep: Ep, chan: &Chan) -> bool {
+    ep.tx_phase.get() == TxPhase::Ring && conn(ep, chan).me().want_space.load(Relaxed) != 0 && !writable(ep, chan)
 }
 
 /// The option may have been set. Whether it is, and counts here.
@@ -186,10 +229,10 @@ pub(super) fn go(ep: Ep, chan: &Chan, fd: i32) {
 }
 
 /// The same, for a reason of the caller's. Under the option what lies unread is sent over the lifeline as well, whether that
-/// takes it at once or not: the kernel's timer counts for what the kernel has.
+/// takes it at once or not: the kernel's timer counts for what the kernel has. So it is where only the lifeline can wake the peer.
 pub(super) fn go_because(ep: Ep, chan: &Chan, fd: i32, why: Reason) {
     let Some(mut sending) = Sending::take(ep, chan, fd, ep.life()) else { return };
-    if is_timed(ep) {
+    if is_timed(ep) || chan.is_shunned() {
         sending.leave_repeating()
     } else {
         sending.leave()
@@ -200,11 +243,13 @@ pub(super) fn go_because(ep: Ep, chan: &Chan, fd: i32, why: Reason) {
     watchers::gave_way(ep);
 }
 
-fn note(due: u64) {
-    let _ = NEXT.fetch_update(AcqRel, Relaxed, |w| {
+/// Somebody must look at `due`. True if nobody would have, by then.
+fn note(due: u64) -> bool {
+    let before = NEXT.fetch_update(AcqRel, Relaxed, |w| {
         let first = if next(w) == 0 { due } else { due.min(next(w)) };
         Some(successor(w, first))
     });
+    before.is_ok_and(|w| next(w) == 0 || due < next(w))
 }
 
 /// What [`NEXT`] is after `word`, if somebody must look at `at`.
@@ -227,7 +272,7 @@ pub fn until_due(left: Option<u64>) -> Option<u64> {
     }
 }
 
-/// Looks at the connections whose peers do not read, if it is time.
+/// Looks at the connections whose peers do not read, or have left, if it is time.
 #[inline]
 pub fn look_after() {
     let word = NEXT.load(Acquire);
@@ -238,23 +283,32 @@ pub fn look_after() {
 
 #[cold]
 fn look_at_all(word: u64) {
-    let again = successor(word, K::now() + PATIENCE_NS);
+    let now = K::now();
+    let again = successor(word, now + PATIENCE_NS);
     if NEXT.compare_exchange(word, again, AcqRel, Relaxed).is_err() {
         // Another thread does, or has noted one.
         return;
     }
-    let mut any = false;
+    let (mut any, mut waiting) = (false, false);
     for ep in family::held().filter(|ep| ep.state() == State::Attached) {
         let fd = ep.local().fd.load(Relaxed);
-        if let Some(chan) = ep.chan()
-            && minds(ep, chan)
-            && fd >= 0
-        {
+        let Some(chan) = ep.chan().filter(|_| fd >= 0) else { continue };
+        if minds(ep, chan) {
             any |= !give_way(ep, chan, fd) && due(ep, chan).is_some();
+        } else if waits(ep, chan) {
+            waiting = true;
+            if turn::is_asked(ep, chan) {
+                turn::service(ep, chan, fd);
+                chan.tell_own(ep.slot.load(Relaxed) as usize);
+                watchers::gave_way(ep);
+            }
         }
     }
     if !any {
+        let after = (2 * LOOKS_AFTER.load(Relaxed)).min(LOOK_MAX_NS);
+        LOOKS_AFTER.store(after, Relaxed);
         // Unless one was noted meanwhile.
-        let _ = NEXT.compare_exchange(again, 0, AcqRel, Relaxed);
+        let then = if waiting { successor(again, now + after) } else { 0 };
+        let _ = NEXT.compare_exchange(again, then, AcqRel, Relaxed);
     }
 }

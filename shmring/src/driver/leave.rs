@@ -133,6 +133,13 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
     }
     // Before anything else: if this process is killed here, the peer must have been told.
     p.notify()?;
+    // A holder that was killed before it noted its cut may have left bytes behind that, whose sender does not know.
+    let (found, kept) = match found {
+        Arbiter::Left(at) if unread == Unread::Keep && p.own(&c.ep.rx_cut).is_none() => {
+            (Arbiter::Open, at.behind(head))
+        }
+        _ => (found, kept),
+    };
     let left = match found {
         Arbiter::Open if kept != 0 && p.lacks(Guard::BehindTheCut) => kept,
         Arbiter::Open => there!(p, c, head, Began::Over),
@@ -142,6 +149,16 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
             switch::left(there!(p, c, head, Began::Over), head, end)
         }
     };
+    let (kept, left) = match found {
+        Arbiter::Open if unread == Unread::Keep && !p.lacks(Guard::MovesTheCut) => {
+            match move_the_cut(p, c, head, kept, left)? {
+                Ok(moved) => moved,
+                Err(Corrupt) => return Ok(Began::Over(Outcome::Break)),
+            }
+        }
+        _ => (kept, left),
+    };
+    let at = head.plus(kept);
     let wait = match switch::leave(found, head, kept, left, p.own(&c.ep.rx_cut)) {
         switch::Leave::Down => return Ok(Began::Over(Outcome::Come)),
         switch::Leave::Cut(to) => return Ok(Began::Over(Outcome::Stay(Some(to)))),
@@ -151,6 +168,35 @@ pub fn begin<P: Incoming>(p: &mut P, c: &Conn, unread: Unread, leaver: u64) -> R
     };
     p.say(&c.ep.rx_leaving, leaver)?;
     Ok(Began::Wait(wait))
+}
+
+/// More than the `kept` bytes behind `head` may have come before the sender could see that the receiver has left: `left`. The sender may sleep by
+/// now, and whoever leaves may have no way to wake it: the cut moves behind them, unless the sender is taking them back. How many bytes
+/// are kept, and how many there are.
+fn move_the_cut<P: Incoming>(
+    p: &mut P,
+    c: &Conn,
+    head: RingPos,
+    mut kept: u64,
+    mut left: u64,
+) -> Result<Result<(u64, u64), Corrupt>, P::Stop> {
+    /// An honest sender looks before it publishes anything more: it takes one. Each time at least a byte more is kept.
+    const MOVES: u32 = 8;
+    for _ in 0..MOVES {
+        if left == kept {
+            break;
+        }
+        let [from, to] = [kept, left].map(|n| Arbiter::Left(head.plus(n).claim()));
+        if p.settle(&c.me().rewind, from, to)? != from {
+            break;
+        }
+        kept = left;
+        left = match there(p, c, head)? {
+            Ok(n) => n,
+            Err(Corrupt) => return Ok(Err(Corrupt)),
+        };
+    }
+    Ok(Ok((kept, left)))
 }
 
 /// Looks whether the sender has done its part. Needs no token: nobody receives meanwhile.

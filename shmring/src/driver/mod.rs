@@ -180,6 +180,8 @@ pub enum Guard {
     LookAfterRewind,
     /// A sender looks again at what the receiver says after it published that it went up.
     LookAfterUp,
+    /// A receiver that keeps what is on the ring keeps what came behind it meanwhile, too, unless the sender takes that back.
+    MovesTheCut,
     /// Ready never overwrites refused.
     ReadyByCas,
     /// What was read of a ring is not given back while somebody looks at it where it lies.
@@ -194,8 +196,6 @@ pub enum Guard {
     SpaceAfterConsume,
     /// A receiver whose sender was killed before it took anything back reads the ring.
     TakeBack,
-    /// A receiver that comes down after a holder moved the arbiter tells the sender again.
-    TellAgain,
     /// A thread that moves a receiver to the ring tells the others of its process.
     TellOnRing,
 }

@@ -176,6 +176,9 @@ fn ring<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64) -> Step<
         RxStep::Empty if place.some => return Ok(Brought::NoMore),
         RxStep::Empty => return empty(p, c, place, want),
         RxStep::Ended if head == p.own(&c.ep.rx_head) && p.own(&c.ep.rx_phase) == RxPhase::Ring => {
+            if takes_over(p, c, head)? {
+                return Ok(Brought::Again);
+            }
             come_down(p, c)?;
             place.phase = RxPhase::Down;
             return Ok(Brought::Again);
@@ -443,6 +446,23 @@ fn transit<P: Incoming>(p: &mut P, c: &Conn, place: &mut Place, want: u64, x: Cl
     }
 }
 
+/// The ring ends at `head`, since a holder has left there that was killed before it noted its cut. If more has come behind that, whose sender may
+/// not know, as in `leave::move_the_cut`: whether it is this receiver's.
+#[cold]
+fn takes_over<P: Incoming>(p: &mut P, c: &Conn, head: RingPos) -> Result<bool, P::Stop> {
+    let left = Arbiter::Left(head.claim());
+    if p.own(&c.ep.rx_cut).is_some() || p.see(&c.me().rewind)? != left || p.lacks(Guard::MovesTheCut) {
+        return Ok(false);
+    }
+    let Ok(n @ 1..) = p.atom(|| ring::available(c.published(), head, c.size))? else { return Ok(false) };
+    let cut = head.plus(n).claim();
+    let moved = p.settle(&c.me().rewind, left, Arbiter::Left(cut))? == left;
+    if moved {
+        p.say(&c.ep.rx_cut, Some(cut))?;
+    }
+    Ok(moved)
+}
+
 /// Moves the receiver to the ring.
 fn go_up<P: Incoming>(p: &mut P, c: &Conn, x: StreamPos) -> Result<(), P::Stop> {
     p.note(&c.ep.rx_up, x);
@@ -460,10 +480,6 @@ fn go_up<P: Incoming>(p: &mut P, c: &Conn, x: StreamPos) -> Result<(), P::Stop> 
 pub fn come_down<P: Incoming>(p: &mut P, c: &Conn) -> Result<(), P::Stop> {
     let rewind = p.see(&c.me().rewind)?;
     let echo = p.see(&c.peer().echo)?;
-    if matches!(rewind, Arbiter::Left(_)) && !p.lacks(Guard::TellAgain) {
-        // A holder that died when it had moved the arbiter may have told nobody.
-        p.notify()?;
-    }
     let up = p.own(&c.ep.rx_up);
     let to = switch::skip(rewind, echo, up, p.own(&c.ep.rx_head), c.size);
     if to.is_some() && !p.lacks(Guard::Skip) {
@@ -581,7 +597,11 @@ pub fn advance<P: Incoming>(p: &mut P, c: &Conn, early: bool) -> Result<(), P::S
     match p.own(&c.ep.rx_phase) {
         RxPhase::Ring => {
             let head = p.own(&c.ep.rx_head);
-            if end(p, c)? == Some(head.claim()) || early && all_echoed(p, c)? {
+            if end(p, c)? == Some(head.claim()) {
+                if !takes_over(p, c, head)? {
+                    come_down(p, c)?;
+                }
+            } else if early && all_echoed(p, c)? {
                 come_down(p, c)?;
             } else if is_left_undone(c) && !is_viewed(p, c)? {
                 heal(p, c, head)?;

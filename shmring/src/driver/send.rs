@@ -227,7 +227,7 @@ fn go_down<P: Outgoing>(p: &mut P, c: &Conn) -> Result<Next, P::Stop> {
         p.say(&c.sent().tail, tail.claim())?;
     }
     // Closed already: a holder died on its way down, or the peer moved its own word; down either way.
-    if let Arbiter::Left(_) = p.settle(&c.peer().rewind, Arbiter::Open, Arbiter::Closed)? {
+    if p.settle(&c.peer().rewind, Arbiter::Open, Arbiter::Closed)?.left().is_some() {
         if !p.lacks(Guard::Arbiter) {
             return Ok(Next::Then(Stage::Look));
         }
@@ -297,6 +297,11 @@ fn fate<P: Outgoing>(p: &mut P, c: &Conn) -> Result<(Option<Failure>, bool), P::
 
 /// The receiver left first, at `from`.
 fn take_back<P: Outgoing>(p: &mut P, c: &Conn, from: RingPos) -> Result<Next, P::Stop> {
+    // From here on the receiver moves the place no more. Taken already: another holder was killed here.
+    let place = p.settle(&c.peer().rewind, Arbiter::Left(from.claim()), Arbiter::Taken(from.claim()))?;
+    if place.left() != Some(from.claim()) {
+        return Ok(Next::Then(Stage::Look));
+    }
     p.tell_cork();
     p.note(&c.ep.tx_head, from);
     p.say(&c.ep.tx_again, Again::Rewind(from))?;

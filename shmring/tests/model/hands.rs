@@ -201,11 +201,9 @@ pub fn room(c: &Config, w: &World, i: usize, at: Room, out: &mut Vec<Next>) {
                 |p, conn| driver::commit(p, conn, t.hand.commits.into()),
                 |mut n, r| {
                     if r.is_some() {
-                        n.tx.token = 0;
                         n.s[i].left -= t.hand.commits;
                         n.s[i].hand = Hand::default();
-                        n.s[i].rest();
-                        n.s[i].pc = sender::Pc::Idle;
+                        sender::published(c, &mut n, i);
                     }
                     take("commits", n);
                 },

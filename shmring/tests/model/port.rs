@@ -4,10 +4,10 @@
 //! anew from its beginning: what is in the log is handed out again, then one effect is made, and the next one stops the run.
 
 use crate::hands::LAID;
-use crate::world::{Config, FLAG, RAW, SHUT, Slot, World, echo_word, rewind_word};
+use crate::world::{Config, FLAG, RAW, Slot, World, echo_word, rewind_byte, rewind_word};
 use shmring::driver::{Conn, Failure, Given, Guard, Incoming, Native, Outgoing, Port, Seen};
 use shmring::family::{Endpoint, Reason};
-use shmring::layout::{CLOSED, ECHOED, Role, SlotHeader, WR_SHUT};
+use shmring::layout::{ECHOED, Role, SlotHeader, WR_SHUT};
 use shmring::position::{RingPos, StreamPos};
 use shmring::switch::{RxPhase, TxPhase};
 use shmring::sync::Ordering::Relaxed;
@@ -146,10 +146,7 @@ impl Memory {
         m.down = s.down.word().load(Relaxed) as u8;
         m.echo = echo_byte(s.echo.word().load(Relaxed));
         m.want = s.want_space.load(Relaxed) as u8;
-        m.rewind = match r.rewind.word().load(Relaxed) {
-            CLOSED => SHUT,
-            at => at as u8,
-        };
+        m.rewind = rewind_byte(r.rewind.word().load(Relaxed));
         m.rx = r.rx.load(Relaxed) as u8;
         m.tail = self.slot.producer[0].tail.word().load(Relaxed) as u8;
         m.base = self.slot.producer[0].base.word().load(Relaxed) as u8;
@@ -415,6 +412,7 @@ impl Port for Run<'_> {
                 Of::Sender => s.w.notify_receivers(),
                 // An image that got its ring from an exec has no peer there.
                 Of::Receiver if s.w.rx.image => {}
+                Of::Receiver if s.c.mute => {}
                 Of::Receiver => s.w.notify_senders(),
             }
             0
@@ -458,12 +456,12 @@ impl Port for Run<'_> {
             Guard::LookAfterEnd => r.look_after_end,
             Guard::LookAfterRewind => r.look_after_rewind,
             Guard::LookAfterUp => r.look_after_up,
+            Guard::MovesTheCut => r.moves_the_cut,
             Guard::ReadyByCas => r.ready_by_cas,
             Guard::ServedByReader => r.reader_clears_want,
             Guard::Skip => r.skip,
             Guard::SpaceAfterConsume => r.space_after_consume,
             Guard::TakeBack => r.take_back,
-            Guard::TellAgain => r.tell_again,
             Guard::TellOnRing => r.tell_on_ring,
         }
     }

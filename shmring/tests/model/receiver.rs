@@ -108,8 +108,8 @@ fn in_steps(c: &Config, w: &World, i: usize) -> bool {
 }
 
 /// Notifies the peer. An image that got its ring from an exec has none.
-fn tell(n: &mut World) {
-    if !n.rx.image {
+fn tell(c: &Config, n: &mut World) {
+    if !n.rx.image && !c.mute {
         n.notify_senders();
     }
 }
@@ -177,7 +177,7 @@ fn unread(act: Act) -> Unread {
 fn outcome(c: &Config, n: &mut World, i: usize, wait: Option<Wait>, outcome: Outcome) {
     if outcome == Outcome::Break {
         n.g.excused |= match wait {
-            Some(Wait::TakenBack(..)) => n.m.down != n.m.rewind,
+            Some(Wait::TakenBack(..)) => n.m.down != n.m.rewind & !FLAG,
             _ => true,
         };
     }
@@ -645,7 +645,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "leaving: resets"
         }
         Pc::LeaveStays => {
-            tell(&mut n);
+            tell(c, &mut n);
             end(&mut n, i, Pc::Idle);
             match act(c, w, i) {
                 Act::Cut | Act::Rewind => {}
@@ -661,7 +661,7 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Next>) {
             "leaving: something is left"
         }
         Pc::LeaveDone => {
-            tell(&mut n);
+            tell(c, &mut n);
             end(&mut n, i, Pc::Idle);
             match act(c, w, i) {
                 Act::Cut | Act::Rewind => {}

@@ -16,6 +16,8 @@ const SHUTDOWN: u8 = 2;
 const CLOSE: u8 = 3;
 pub const RESERVE: u8 = 4;
 pub const COMMIT: u8 = 5;
+/// `tx::service`: to do what the receiver asks.
+const SERVE: u8 = 6;
 
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Pc {
@@ -24,6 +26,7 @@ pub enum Pc {
     // driver::turn, driver::put
     Turn(Stage),
     Put,
+    Behind,
     // room that its program fills
     Room(Room),
     // native
@@ -55,7 +58,7 @@ pub fn owes(w: &mut World) {
         w.g.excused = true;
     }
     let pending = w.m.rewind != 0 && w.m.rewind != SHUT && !is_down(w);
-    if w.k.fin == 0 && pending && w.m.rewind - 1 + (w.k.sent - w.tx.up) != w.m.tail {
+    if w.k.fin == 0 && pending && (w.m.rewind & !FLAG) - 1 + (w.k.sent - w.tx.up) != w.m.tail {
         w.g.owed = true;
     }
 }
@@ -86,7 +89,7 @@ pub fn outside(c: &Config, w: &World) -> bool {
 }
 
 fn aim(t: &Thread<Pc>) -> Aim {
-    if matches!(t.then, SEND | RESERVE | COMMIT) { Aim::Send } else { Aim::Leave }
+    if matches!(t.then, SEND | RESERVE | COMMIT | SERVE) { Aim::Send } else { Aim::Leave }
 }
 
 /// Everything thread `i` can do next.
@@ -115,6 +118,18 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Successor>) {
             } else {
                 let answered = w.g.delivered == w.g.stream || w.k.deaf || w.k.rst || w.g.owed;
                 if c.polite && !answered {
+                    // It waits for the answer in the library, or has gone on to the kernel's receive.
+                    let serves = match phase {
+                        TxPhase::Ring => w.m.rewind != 0 && c.rules.waits_for_both && !c.mute,
+                        TxPhase::Rewind => w.kernel_room(c) > 0,
+                        _ => false,
+                    };
+                    if !serves {
+                        return;
+                    }
+                    n.s[i].then = SERVE;
+                    n.s[i].pc = Pc::Take;
+                    out.push((n, "is woken while it waits for an answer", me));
                     return;
                 }
                 finish(c, &mut n, i);
@@ -170,10 +185,8 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Successor>) {
                         None => {}
                         Some(Put::Full) => outcome(c, &mut n, i, Turn::Blocked),
                         Some(Put::Took(k)) => {
-                            n.tx.token = 0;
                             n.s[i].left -= k as u8;
-                            n.s[i].rest();
-                            n.s[i].pc = Pc::Idle;
+                            published(c, &mut n, i);
                         }
                         Some(Put::Nothing | Put::Fault(()) | Put::Corrupt) => n.g.verdict = Verdict::Accused,
                     }
@@ -181,6 +194,17 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Successor>) {
                 },
             );
             return;
+        }
+
+        Pc::Behind => {
+            if w.m.rewind != 0 {
+                n.s[i].then = SERVE;
+                n.s[i].pc = Pc::Turn(Stage::Look);
+            } else {
+                n.tx.token = 0;
+                n.s[i].pc = Pc::Idle;
+            }
+            "put: looks whether the receiver has left"
         }
 
         Pc::Room(at) => {
@@ -268,7 +292,9 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Successor>) {
             "looks again"
         }
         Pc::Sleep => {
-            if !(t.bell || w.k.deaf || w.k.half || (t.c == 1 && (w.kernel_room(c) > 0 || w.k.fin != 0))) {
+            // Else a step would hide that nobody wakes it.
+            let step = c.mute && c.rules.room_in_steps;
+            if !(t.bell || w.k.deaf || w.k.half || step || (t.c == 1 && (w.kernel_room(c) > 0 || w.k.fin != 0))) {
                 return;
             }
             n.s[i].wipe();
@@ -313,6 +339,17 @@ pub fn step(c: &Config, w: &World, i: usize, out: &mut Vec<Successor>) {
     out.push((n, label, me));
 }
 
+/// Bytes are on the ring, and told of.
+pub fn published(c: &Config, n: &mut World, i: usize) {
+    n.s[i].rest();
+    if c.rules.look_after_put {
+        n.s[i].pc = Pc::Behind;
+    } else {
+        n.tx.token = 0;
+        n.s[i].pc = Pc::Idle;
+    }
+}
+
 /// What the holder of the token does once it knows where the next byte goes.
 pub fn outcome(c: &Config, n: &mut World, i: usize, turn: Turn) {
     let then = n.s[i].then;
@@ -322,6 +359,11 @@ pub fn outcome(c: &Config, n: &mut World, i: usize, turn: Turn) {
     }
     if matches!(then, RESERVE | COMMIT) {
         return hands::turned(c, n, i, then == COMMIT, turn);
+    }
+    if then == SERVE {
+        n.s[i].pc = Pc::Idle;
+        n.tx.token = 0;
+        return;
     }
     if then == SEND {
         match turn {

@@ -3,7 +3,7 @@
 
 use crate::hands::Hand;
 use crate::port::Log;
-use shmring::layout::{Arbiter, CLOSED, ECHOED, Echo};
+use shmring::layout::{Arbiter, CLOSED, ECHOED, Echo, TAKEN};
 use shmring::ring::Geometry;
 use shmring::word::Code;
 
@@ -13,7 +13,7 @@ pub const MAX: usize = 8;
 pub const RAW: u8 = 254;
 /// `Side::rewind` in one byte: [`CLOSED`].
 pub const SHUT: u8 = 255;
-/// `tx_word`, `rx_word` and `Side::echo` in one byte: the flag above the rest.
+/// `tx_word`, `rx_word`, `Side::echo` and `Side::rewind` in one byte: the flag above the rest.
 pub const FLAG: u8 = 0x80;
 
 /// Bytes on their way, each named by its place in the stream.
@@ -100,7 +100,18 @@ pub struct Slot {
 
 /// `Side::rewind` as the production word.
 pub fn rewind_word(v: u8) -> u64 {
-    if v == SHUT { CLOSED } else { u64::from(v) }
+    match v {
+        SHUT => CLOSED,
+        v => u64::from(v & !FLAG) | if v & FLAG != 0 { TAKEN } else { 0 },
+    }
+}
+
+/// The production word as that byte.
+pub fn rewind_byte(v: u64) -> u8 {
+    match v {
+        CLOSED => SHUT,
+        v => (v & 0x7f) as u8 | if v & TAKEN != 0 { FLAG } else { 0 },
+    }
 }
 
 /// `Side::echo` as the production word.
@@ -317,8 +328,6 @@ pub struct Rules {
     pub cut_in_transit: bool,
     /// Where the ring ends is seen from the arbiter if a holder died before it noted its cut.
     pub heal_cut: bool,
-    /// A receiver that comes down after a holder moved the arbiter tells the sender again.
-    pub tell_again: bool,
     /// A receiver whose sender was killed before it took anything back reads the ring.
     pub take_back: bool,
     /// A receiver whose sender was killed over taking back what was unread is reset.
@@ -347,6 +356,14 @@ pub struct Rules {
     pub end_last: bool,
     /// While another process looks, receivers and pollers sleep in steps.
     pub viewed_in_steps: bool,
+    /// A receiver that keeps what is on the ring keeps what came behind it meanwhile, too.
+    pub moves_the_cut: bool,
+    /// A sender looks after it has published, and told, whether the receiver has left.
+    pub look_after_put: bool,
+    /// A sender that waits for an answer on the lifeline hears its doorbell.
+    pub waits_for_both: bool,
+    /// Who waits for room sleeps in steps.
+    pub room_in_steps: bool,
 }
 
 /// The protocol as it should be.
@@ -376,7 +393,6 @@ pub const RULES: Rules = Rules {
     behind_the_cut: true,
     cut_in_transit: true,
     heal_cut: true,
-    tell_again: true,
     take_back: true,
     killed_over_it: true,
     hand_on_behind: true,
@@ -391,6 +407,10 @@ pub const RULES: Rules = Rules {
     viewed_by_token: true,
     end_last: true,
     viewed_in_steps: true,
+    moves_the_cut: true,
+    look_after_put: true,
+    waits_for_both: true,
+    room_in_steps: true,
 };
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -445,6 +465,8 @@ pub struct Config {
     pub end: End,
     /// The sender ends the stream only once all of it was read: it waits for an answer.
     pub polite: bool,
+    /// The receiver can wake nobody by a doorbell.
+    pub mute: bool,
     /// The first sending thread shuts down when it has sent its bytes, whatever the others do.
     pub hasty: bool,
     /// The first sending thread takes its direction down at some moment.

@@ -187,14 +187,32 @@ fn filters_that_come_later() {
 /// It cannot ring its peer's doorbell any more, or make no call of culvert's own. Where the kernel does not know how to forbid that, both say so.
 #[test]
 fn programs_that_confine_themselves() {
-    for how in ["scoped", "dispatched"] {
+    let sends = ["sends 70000 8192", "sends 150000 65536", "sends 4190000 0", "sends 8000000 0", "file 8000000 0"];
+    for how in ["scoped", "dispatched", "flooded", "polled"].into_iter().chain(sends) {
         let program = |lab: &Lab| {
             let mut command = lab.command(Side::Client, lab.compile("confined.c", &[]));
-            command.arg(how).env("CULVERT_SPIN", "off");
+            command.args(how.split(' ')).env("CULVERT_SPIN", "off");
             command
         };
-        compare_one(&format!("confined-{how}"), program, |_, log| on_ring(log) > 0);
+        compare_one(&format!("confined-{}", how.replace(' ', "-")), program, |_, log| on_ring(log) > 0);
     }
+}
+
+/// Several at once, on rings from the first byte: they leave the ring while the peer is about to answer, or to sleep.
+#[test]
+fn programs_that_confine_themselves_beside_each_other() {
+    let lab = Lab::new("confined-five", Mode::Both);
+    let program = lab.compile("confined.c", &[]);
+    let start = |i| {
+        let mut command = lab.command(Side::Client, &program);
+        command.arg("scoped").env("CULVERT_SPIN", "off").env("CULVERT_EAGER", "1");
+        lab.start(&format!("confined-{i}"), &mut command)
+    };
+    for _ in 0..2 {
+        let five: Vec<_> = (0..5).map(start).collect();
+        five.into_iter().for_each(|p| assert!(p.wait(PATIENCE).text().starts_with("scoped")));
+    }
+    lab.finish();
 }
 
 #[test]
