@@ -53,7 +53,15 @@ impl Item {
                 Ok(at) => system.write(&format!("{}/reset", device(at)), "1"),
                 Err(e) => Err(e),
             },
-            Item::Ntuple(_) | Item::Hook(_) | Item::Split(_) | Item::Rule(..) => return self.run(system, value),
+            Item::Ntuple(port) => {
+                let name = interface(system, port)?;
+                system.set_ntuple(&name, value.starts_with("on"))
+            }
+            Item::Rule(port, place, ref rule) if rule.by == Backend::Ntuple => {
+                let (name, filter) = (interface(system, port)?, rule.filter());
+                system.set_filter(&name, place, (value == "present").then_some(&filter))
+            }
+            Item::Hook(_) | Item::Split(_) | Item::Rule(..) => return self.run(system, value),
             Item::Redirect(..)
             | Item::Diversions(_)
             | Item::Forward(_)
@@ -86,7 +94,7 @@ impl Item {
         name.is_some_and(|name| !system::carrier(system, &name) && system::wait_for_link(system, &name))
     }
 
-    /// Runs the command, and looks what has become of it: ethtool 6.1 succeeds also where the card has refused.
+    /// Runs the command, and looks what has become of it.
     fn run(&self, system: &mut dyn System, value: &str) -> Result<(), Trouble> {
         if let Item::Rule(_, _, rule) = self
             && rule.by == Backend::Flower
@@ -107,13 +115,9 @@ impl Item {
             .to_owned();
         let said = said.lines().next().unwrap_or("").to_owned();
         let remedy = match self {
-            Item::Rule(_, _, rule) if rule.by == Backend::Ntuple => {
-                "the card or its driver has no such filters (ethtool exits with 0 all the same): use by = \"xdp\""
-            }
             Item::Rule(_, _, rule) if rule.by == Backend::Flower => {
                 "the card's switch takes no such filter: `ethtool -K DEVICE hw-tc-offload on`, or use by = \"xdp\""
             }
-            Item::Ntuple(_) => "the driver has no n-tuple filters: use by = \"xdp\"",
             _ => "see what the command says when run by hand",
         };
         Err(Trouble::new(
@@ -178,6 +182,14 @@ fn sentence(item: &Item, system: &dyn System, value: &str, error: &io::Error) ->
         (Item::Rate(..), Errno::EINVAL) => {
             "it is more than the link has, or the driver takes no least rate, or none while the port has no link: see ip link, and ethtool for the link's speed".into()
         }
+        (Item::Ntuple(_), Errno::EOPNOTSUPP | Errno::EINVAL) => "the driver has no n-tuple filters: use by = \"xdp\"".into(),
+        (Item::Rule(..), Errno::EOPNOTSUPP | Errno::EINVAL) => {
+            "the card or its driver takes no such filter, or none at this place: use by = \"xdp\"".into()
+        }
+        (Item::Rule(..), Errno::ENOSPC | Errno::E2BIG) => "the card has no room for more filters: use by = \"xdp\"".into(),
+        (Item::Rule(..), Errno::EEXIST | Errno::EBUSY) => {
+            "the card has a filter there, or one like it, that somebody else has made: ethtool -n shows them".into()
+        }
         (_, Errno::EINVAL) if item.function().is_some() => {
             format!(
                 "the driver knows no VF {}, or not this value: is `vfs` large enough?",
@@ -198,6 +210,9 @@ fn sentence(item: &Item, system: &dyn System, value: &str, error: &io::Error) ->
 fn not_taken(item: &Item, system: &dyn System, value: &str, now: &str) -> Trouble {
     let what = format!("{}: {value} was accepted, but it is {now:?}", item.words());
     let &Item::Driver(port, vf) = item else {
+        if let Item::Rule(..) | Item::Ntuple(_) = item {
+            return Trouble::new(what, "the driver has taken it and not done it: see dmesg(1), or use by = \"xdp\"");
+        }
         return Trouble::new(what, "the driver has taken it and not done it: see dmesg(1), and the driver's manual");
     };
     let at = function(system, port, vf).map(device).unwrap_or_default();

@@ -404,6 +404,9 @@ impl Config {
                 {
                     return wrong(format!("{who}: there is no VF {vf}, `vfs` wants {vfs}"));
                 }
+                if matches!(flow.to, Target::Vf(255..)) && flow.backend() == Backend::Ntuple {
+                    return wrong(format!("{who}: n-tuple filters know VFs 0 to 254"));
+                }
                 let can = match flow.backend() {
                     Backend::Ntuple => matches!(flow.to, Target::Vf(_) | Target::Queue(_) | Target::Drop),
                     Backend::Flower => {
@@ -480,6 +483,7 @@ mod tests {
             (vf("colour = 'red'"), "colour"),
             (flow("to = 'vf 2'"), "no VF 2"),
             (flow("to = 'mars'"), "no target"),
+            (flow("to = 'vf 255'").replace("vfs = 2\n", ""), "0 to 254"),
             (flow("to = 'kernel'\nby = 'ntuple'"), "cannot send"),
             (flow("to = 'drop'\nstateless = true"), "`stateless` is of"),
             (format!("{port}[[port.flow]]\nname = 'f'\nmatch = {{}}\nto = 'drop'"), "matches all"),

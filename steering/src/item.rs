@@ -1,6 +1,7 @@
 //! What can be changed, one thing at a time: read, written, and told in words and as a command.
 
 use crate::address::{Device, Name};
+use crate::filter::Ntuple;
 use crate::flow::{Backend, Target};
 use crate::redirect::Group;
 use crate::rule::{self, Likeness, Rule};
@@ -215,10 +216,13 @@ impl Item {
             Item::Driver(port, vf) => existing(system.link(&format!("{}/driver", device(at(port, vf)?)))),
             Item::Reset(..) => String::new(),
             Item::Ntuple(port) => {
-                let ran = self.look(system, &format!("ethtool -k {}", interface(system, port)?))?;
-                let line = ran.lines().find_map(|l| l.trim().strip_prefix("ntuple-filters: ")).unwrap_or("off [fixed]");
-                // [fixed]: it cannot be changed.
-                line.into()
+                match system.ntuple(&interface(system, port)?).map_err(|e| Trouble::file(self.words(), &e))? {
+                    Ntuple::On => "on",
+                    Ntuple::Off => "off",
+                    Ntuple::AlwaysOn => "on [fixed]",
+                    Ntuple::None => "off [fixed]",
+                }
+                .into()
             }
             Item::Hook(port) => {
                 let ran = self.look(system, &format!("tc qdisc show dev {}", interface(system, port)?))?;
@@ -266,11 +270,9 @@ impl Item {
         let verdict = |found: bool| if found { "present" } else { "another" }.to_string();
         match rule.by {
             Backend::Ntuple => {
-                let command = words(&format!("ethtool -n {name} rule {place}"));
-                let ran = system.look(&command).map_err(|e| no_tool("ethtool", &e))?;
-                Ok(rule::ntuple_filters(&ran.out)
-                    .get(&place)
-                    .map_or("absent".into(), |shown| verdict(rule.is_ntuple(shown))))
+                // A driver that has none refuses the question.
+                let filters = system.filters(name).unwrap_or_default();
+                Ok(filters.get(&place).map_or("absent".into(), |shown| verdict(rule.filter().is(shown))))
             }
             Backend::Flower => {
                 let shown = self.look(system, &format!("tc -j filter show dev {name} ingress")).unwrap_or_default();
@@ -442,7 +444,7 @@ pub(crate) fn no_tool(name: &str, error: &io::Error) -> Trouble {
         "culvert-redirect" => {
             "build it: cargo build --release -p culvert-redirect (it needs clang and libelf-dev), and put it on PATH"
         }
-        _ => "apt-get install ethtool",
+        _ => "install it",
     };
     Trouble::new(format!("{name}: {error}"), package)
 }

@@ -1,6 +1,8 @@
-//! Linux, as it is: sysfs, rtnetlink(7) and the tools of ethtool and iproute2.
+//! Linux, as it is: sysfs, rtnetlink(7), ethtool's ioctls, and the tools of iproute2.
 
 use crate::address::Mac;
+use crate::ethtool::Ethtool;
+use crate::filter::{Filter, Ntuple};
 use crate::netlink::Netlink;
 use crate::system::{Ran, System, Vf, VfChange};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -8,6 +10,7 @@ use netlink_packet_route::link::{
     LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage, LinkVfInfo, VfInfo, VfInfoMac, VfInfoRate, VfInfoSpoofCheck,
     VfInfoTrust, VfInfoVlan,
 };
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -131,6 +134,22 @@ impl System for Linux {
         message.header.change_mask = LinkFlags::Up;
         message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
         Netlink::new()?.ask(RouteNetlinkMessage::SetLink(message)).map(drop)
+    }
+
+    fn ntuple(&self, interface: &str) -> io::Result<Ntuple> {
+        Ethtool::of(interface)?.ntuple()
+    }
+
+    fn set_ntuple(&mut self, interface: &str, on: bool) -> io::Result<()> {
+        Ethtool::of(interface)?.set_ntuple(on)
+    }
+
+    fn filters(&self, interface: &str) -> io::Result<BTreeMap<u32, Filter>> {
+        Ethtool::of(interface)?.filters()
+    }
+
+    fn set_filter(&mut self, interface: &str, place: u32, filter: Option<&Filter>) -> io::Result<()> {
+        Ethtool::of(interface)?.set_filter(place, filter)
     }
 
     fn look(&self, command: &[String]) -> io::Result<Ran> {

@@ -1,6 +1,7 @@
 //! Where rules are, and where new ones can be.
 
 use crate::address::Device;
+use crate::filter::Filter;
 use crate::flow::Backend;
 use crate::item::{Item, split_words};
 use crate::rule::{self, Rule};
@@ -12,7 +13,7 @@ const FIRST_PREFERENCE: u32 = 100;
 
 /// What is at a place.
 enum Shown {
-    Ntuple(BTreeMap<String, String>),
+    Ntuple(Filter),
     Flower,
     Split(String),
 }
@@ -22,7 +23,7 @@ enum Shown {
 pub(crate) fn place(system: &dyn System, port: Device, name: &str, by: Backend, rules: Vec<Rule>) -> Vec<(u32, Rule)> {
     let there = shown(system, name, by);
     let is = |at: u32, shown: &Shown, rule: &Rule| match shown {
-        Shown::Ntuple(shown) => rule.is_ntuple(shown),
+        Shown::Ntuple(shown) => rule.filter().is(shown),
         Shown::Flower => Item::Rule(port, at, rule.clone()).read(system).is_ok_and(|now| now != "another"),
         Shown::Split(text) => split_words(rule).join(" ") == *text,
     };
@@ -44,7 +45,7 @@ fn shown(system: &dyn System, name: &str, by: Backend) -> BTreeMap<u32, Shown> {
     };
     match by {
         Backend::Ntuple => {
-            let filters = rule::ntuple_filters(&look(format!("ethtool -n {name}")));
+            let filters = system.filters(name).unwrap_or_default();
             filters.into_iter().map(|(at, shown)| (at, Shown::Ntuple(shown))).collect()
         }
         Backend::Flower => {

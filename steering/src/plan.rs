@@ -397,7 +397,7 @@ impl<'a> Planner<'a> {
             match now.contains("[fixed]") {
                 true => self.troubles.push(Trouble::new(
                     format!("{}: the card or its driver has no n-tuple filters", self.wanted.who()),
-                    "use by = \"xdp\" for its flows (ethtool -N would say that it succeeded, and do nothing)",
+                    "use by = \"xdp\" for its flows (ethtool -N of version 6.1 would say that it succeeded, and do nothing)",
                 )),
                 false => self.steps.push(Step::new(Item::Ntuple(self.port), now, "on")),
             }

@@ -1,9 +1,11 @@
-//! Single rules of a card, as its tools take and show them: ethtool(8)'s n-tuple filters and tc-flower(8).
+//! Single rules of a card: as commands of ethtool(8) and tc-flower(8), as n-tuple filters, and what tc shows of them.
 
-use crate::flow::{Backend, Family, Match, Ports, Prefix, Target};
+use crate::filter::Filter;
+use crate::flow::{Backend, Family, Match, Ports, Protocol, Target};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 /// One rule of a card or of the split.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -104,38 +106,35 @@ impl Rule {
         words
     }
 
-    /// What ethtool shows of it, without what does not count.
-    fn ntuple_shown(&self) -> BTreeMap<String, String> {
-        let mut shown = BTreeMap::new();
-        let version = if self.is_ipv6() { 6 } else { 4 };
-        let kind = match self.packets.protocol {
-            Some(protocol) => format!("{} over IPv{version}", protocol.to_string().to_uppercase()),
-            None => format!("Raw IPv{version}"),
+    /// The n-tuple filter.
+    pub fn filter(&self) -> Filter {
+        let protocol = self.packets.protocol.map(|p| if p == Protocol::Tcp { 6 } else { 17 });
+        let mut filter = Filter::new(self.is_ipv6(), protocol);
+        let octets = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        shown.insert("Rule Type".into(), kind);
-        let networks = [("Src IP addr", self.packets.source), ("Dest IP addr", self.packets.destination)];
-        for (label, prefix) in networks.iter().filter_map(|(l, p)| Some((l, p.filter(|p: &Prefix| p.len > 0)?))) {
-            shown.insert(label.to_string(), format!("{} mask: {}", prefix.ip, prefix.host_mask()));
+        let size = if self.is_ipv6() { 16 } else { 4 };
+        for (at, prefix) in [(0, self.packets.source), (size, self.packets.destination)] {
+            if let Some(prefix) = prefix {
+                filter.set(at, &octets(prefix.ip), &octets(prefix.mask()));
+            }
         }
-        let ports = [("Src port", self.source), ("Dest port", self.destination)];
-        for (label, (value, mask)) in ports.iter().filter_map(|(l, p)| Some((l, p.filter(|(_, mask)| *mask != 0)?))) {
-            shown.insert(label.to_string(), format!("{value} mask: {:#x}", !mask));
+        for (at, ports) in [(2 * size, self.source), (2 * size + 2, self.destination)] {
+            if let Some((value, mask)) = ports {
+                filter.set(at, &value.to_be_bytes(), &mask.to_be_bytes());
+            }
         }
         if let Some(vlan) = self.packets.vlan {
-            shown.insert("VLAN".into(), format!("{vlan:#x} mask: 0xf000"));
+            filter.set_vlan(vlan);
         }
-        let action = match self.to {
-            Target::Vf(vf) => format!("Direct to VF {vf} queue 0"),
-            Target::Queue(queue) => format!("Direct to queue {queue}"),
-            _ => "Drop".into(),
-        };
-        shown.insert("Action".into(), action);
-        shown
-    }
-
-    /// Whether it is what ethtool shows at a location.
-    pub fn is_ntuple(&self, shown: &BTreeMap<String, String>) -> bool {
-        self.ntuple_shown() == *shown
+        match self.to {
+            // ETHTOOL_RX_FLOW_SPEC_RING_VF, where 0 is the port itself.
+            Target::Vf(vf) => filter.to = (u64::from(vf) + 1) << 32,
+            Target::Queue(queue) => filter.to = queue.into(),
+            _ => {}
+        }
+        filter
     }
 
     /// The command that enters it into the card's switch; `out`: the interface behind which its target is.
@@ -213,36 +212,6 @@ impl Rule {
     }
 }
 
-/// The filters that ethtool shows, by location, without what does not count.
-pub(crate) fn ntuple_filters(text: &str) -> BTreeMap<u32, BTreeMap<String, String>> {
-    let mut filters = BTreeMap::<u32, BTreeMap<String, String>>::new();
-    let mut at = None;
-    for line in text.lines() {
-        let Some((label, value)) = line.trim().split_once(": ") else { continue };
-        if label == "Filter" {
-            at = value.trim().parse().ok();
-            filters.extend(at.map(|at| (at, BTreeMap::new())));
-            continue;
-        }
-        let mask = value.split_once(" mask: ").map(|(_, mask)| mask);
-        let ignored = mask.is_some_and(|mask| match label {
-            "Src IP addr" | "Dest IP addr" => {
-                mask == "255.255.255.255" || mask == "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff"
-            }
-            "TOS" | "Traffic Class" | "Protocol" => mask == "0xff",
-            "L4 bytes" => mask == "0xffffffff",
-            "User-defined" => mask == "0xffffffffffffffff",
-            _ => mask == "0xffff",
-        });
-        if let Some(filter) = at.and_then(|at| filters.get_mut(&at))
-            && !ignored
-        {
-            filter.insert(label.to_owned(), value.to_owned());
-        }
-    }
-    filters
-}
-
 /// The filters that tc shows, by preference.
 pub(crate) fn flower_filters(text: &str) -> BTreeMap<u32, Value> {
     let all: Vec<Value> = serde_json::from_str(text).unwrap_or_default();
@@ -266,31 +235,42 @@ mod tests {
         Rule::of(&toml::from_str(text).expect("a flow"), &to.parse().expect("a target"), by)
     }
 
-    /// As ethtool 6.1 prints it.
-    const SHOWN: &str = "4 RX rings available\nTotal 2 rules\n\nFilter: 3\n\tRule Type: TCP over IPv4\n\
-        \tSrc IP addr: 0.0.0.0 mask: 255.255.255.255\n\tDest IP addr: 192.0.2.0 mask: 0.0.0.255\n\tTOS: 0x0 mask: 0xff\n\
-        \tSrc port: 0 mask: 0xffff\n\tDest port: 80 mask: 0x0\n\tVLAN EtherType: 0x0 mask: 0xffff\n\tVLAN: 0x5 mask: 0xf000\n\
-        \tUser-defined: 0x0 mask: 0xffffffffffffffff\n\tAction: Direct to VF 1 queue 0\n\n\
-        Filter: 7\n\tRule Type: Raw IPv6\n\tSrc IP addr: 2001:db8:: mask: ::ffff:ffff:ffff:ffff:ffff:ffff\n\
-        \tDest IP addr: :: mask: ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff\n\tTraffic Class: 0x0 mask: 0xff\n\
-        \tProtocol: 0 mask: 0xff\n\tL4 bytes: 0x0 mask: 0xffffffff\n\tAction: Drop\n\n";
+    /// What counts of a filter: its place in the headers, the value, the mask.
+    fn counted(filter: &Filter) -> Vec<(usize, u8, u8)> {
+        let all = filter.value.iter().zip(&filter.mask).enumerate();
+        all.filter(|(_, (_, mask))| **mask != 0).map(|(at, (value, mask))| (at, *value, *mask)).collect()
+    }
 
     #[test]
-    fn ethtool_is_told_and_understood() {
+    fn a_filter_is_told_as_a_command_and_to_the_kernel() {
         let web = "protocol = 'tcp'\ndestination = '192.0.2.0/24'\ndestination-ports = '80'\nvlan = 5";
         let [rule] = &rules(web, "vf 1", Backend::Ntuple)[..] else { panic!("one rule") };
         let words = "ethtool -N eth2 flow-type tcp4 dst-ip 192.0.2.0 m 0.0.0.255 dst-port 80 vlan 0x5 m 0xf000 vf 1 queue 0 loc 3";
         assert_eq!(rule.ntuple_add("eth2", 3).join(" "), words);
-        let filters = ntuple_filters(SHOWN);
-        assert_eq!(filters.keys().collect::<Vec<_>>(), [&3, &7]);
-        assert!(rule.is_ntuple(&filters[&3]), "{:?}", filters[&3]);
-        assert!(!rule.is_ntuple(&filters[&7]));
+        let filter = rule.filter();
+        // TCP_V4_FLOW | FLOW_EXT, and in the ring's cookie the VF's number from 1.
+        assert_eq!((filter.kind, filter.to), (0x8000_0001, 2 << 32));
+        let address = [(4, 192, 255), (5, 0, 255), (6, 2, 255)];
+        let others = [(10, 0, 255), (11, 80, 255), (62, 0, 0x0f), (63, 5, 255)];
+        assert_eq!(counted(&filter), [&address[..], &others].concat());
         let [drop] = &rules("source = '2001:db8::/32'", "drop", Backend::Ntuple)[..] else { panic!("one rule") };
         assert_eq!(
             drop.ntuple_add("eth2", 7).join(" "),
             "ethtool -N eth2 flow-type ip6 src-ip 2001:db8:: m ::ffff:ffff:ffff:ffff:ffff:ffff action -1 loc 7"
         );
-        assert!(drop.is_ntuple(&filters[&7]), "{:?}", filters[&7]);
+        let nowhere = drop.filter();
+        assert_eq!((nowhere.kind, nowhere.to), (0x0e, u64::MAX));
+        assert_eq!(counted(&nowhere), [(0, 0x20, 255), (1, 1, 255), (2, 0x0d, 255), (3, 0xb8, 255)]);
+        assert!(filter.is(&filter) && !filter.is(&nowhere) && !nowhere.is(&filter));
+        // A driver shows more than it was told, where it does not count, and less of that.
+        let shown = |change: &dyn Fn(&mut Filter)| {
+            let mut shown = filter.clone();
+            change(&mut shown);
+            filter.is(&shown)
+        };
+        assert!(shown(&|f| f.value[0] = 9) && shown(&|f| f.value[7] = 9));
+        assert!(!shown(&|f| f.value[11] = 81) && !shown(&|f| f.mask[7] = 255) && !shown(&|f| f.mask[6] = 0));
+        assert!(!shown(&|f| f.to = 1) && !shown(&|f| f.kind = 1) && !shown(&|f| f.kind ^= 3));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What is asked of the kernel: Linux ([`crate::Linux`]), or one that is imagined in a directory ([`crate::Imagined`]).
 
 use crate::address::{Device, Mac, Pci};
+use crate::filter::{Filter, Ntuple};
+use std::collections::BTreeMap;
 use std::io;
 use std::str::FromStr;
 
@@ -65,6 +67,14 @@ pub trait System {
     fn change_vf(&mut self, interface: &str, vf: u16, change: VfChange) -> io::Result<()>;
     /// Takes the interface up or down.
     fn set_up(&mut self, interface: &str, up: bool) -> io::Result<()>;
+    /// Whether the interface's card has n-tuple filters.
+    fn ntuple(&self, interface: &str) -> io::Result<Ntuple>;
+    /// Switches them on or off.
+    fn set_ntuple(&mut self, interface: &str, on: bool) -> io::Result<()>;
+    /// The filters, by their places.
+    fn filters(&self, interface: &str) -> io::Result<BTreeMap<u32, Filter>>;
+    /// Enters a filter at a place, or takes away the one there.
+    fn set_filter(&mut self, interface: &str, place: u32, filter: Option<&Filter>) -> io::Result<()>;
     /// Runs a command that only looks.
     fn look(&self, command: &[String]) -> io::Result<Ran>;
     /// Runs a command.

@@ -139,36 +139,39 @@ fn drivers_that_do_not_start_by_themselves() {
     assert_eq!(machine.differences(&named), Vec::<String>::new());
 }
 
-/// ethtool exits with 0 although the card has refused.
+/// A card refuses a filter, or takes it and does not have it.
 #[test]
 fn a_filter_that_is_not_there_afterwards() {
-    let mut machine = Machine::two_ports();
-    machine.system.fault = Some((2, Fault::Forget));
-    let trouble = machine.apply(&format!("{FLOW}to = 'drop'\n")).expect_err("not there");
-    has(&trouble.to_string(), &["wanted present, is absent", "xdp"]);
+    for (fault, said) in [
+        (Fault::Forget, "present was accepted, but it is \"absent\""),
+        (Fault::Refuse(nix::errno::Errno::EOPNOTSUPP as i32), "present was refused: Operation not supported"),
+        (Fault::Refuse(nix::errno::Errno::ENOSPC as i32), "no room for more filters"),
+    ] {
+        let mut machine = Machine::two_ports();
+        machine.system.fault = Some((2, fault));
+        let trouble = machine.apply(&format!("{FLOW}to = 'drop'\n")).expect_err("not there");
+        has(&trouble.to_string(), &[said, "xdp"]);
+    }
 }
 
 #[test]
 fn what_was_not_asked_for_stays() {
     let mut machine = Machine::two_ports();
-    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
-    machine.system.run(&words("ethtool -K eth2 ntuple on")).expect("on");
-    machine.system.run(&words("ethtool -N eth2 flow-type udp4 dst-port 53 action -1 loc 0")).expect("a filter");
+    machine.system.set_ntuple("eth2", true).expect("on");
+    machine.system.set_filter("eth2", 0, Some(&machine::dns())).expect("a filter");
     let before = machine.tree();
     let text = format!("{FLOW}to = 'queue 1'\n");
     machine.apply(&text).expect("applied");
     // The other's filter has its place, ours are behind it.
-    has(
-        &machine.system.look(&words("ethtool -n eth2")).expect("filters").out,
-        &["Filter: 0", "Filter: 1", "Filter: 2"],
-    );
+    let ports = |machine: &Machine| -> Vec<(u32, u8)> {
+        let all = machine.system.filters("eth2").expect("filters");
+        // The lower byte of the port, over either version of IP.
+        all.iter().map(|(at, f)| (*at, f.value[11].max(f.value[35]))).collect()
+    };
+    assert_eq!(ports(&machine), [(0, 53), (1, 80), (2, 80)]);
     // What an earlier file wanted goes when it is not wanted any more.
     machine.apply(&text.replace("'80'", "'81'")).expect("applied");
-    let shown = machine.system.look(&words("ethtool -n eth2")).expect("filters").out;
-    assert!(
-        shown.contains("Dest port: 81") && !shown.contains("Dest port: 80") && shown.contains("Dest port: 53"),
-        "{shown}"
-    );
+    assert_eq!(ports(&machine), [(0, 53), (3, 81), (4, 81)]);
     machine.undo().expect("undone");
     assert_eq!(machine.tree(), before);
 }

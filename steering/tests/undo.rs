@@ -42,10 +42,8 @@ impl Before {
             system.write(&format!("{port}/sriov_drivers_autoprobe"), "0").expect("off");
         }
         if self.filters {
-            for text in ["ethtool -K eth2 ntuple on", "ethtool -N eth2 flow-type udp4 dst-port 53 action -1 loc 1"] {
-                let words: Vec<_> = text.split(' ').map(str::to_owned).collect();
-                system.run(&words).expect("a filter");
-            }
+            system.set_ntuple("eth2", true).expect("on");
+            system.set_filter("eth2", 1, Some(&machine::dns())).expect("a filter");
         }
         system.changes = 0;
         machine

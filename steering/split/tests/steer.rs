@@ -6,7 +6,7 @@ use culvert_split::{OBJECT, Split, rules};
 use libbpf_rs::{MapCore, ObjectBuilder, Xdp, XdpFlags};
 use std::os::fd::AsFd;
 use std::path::Path;
-use steering::{Config, Journal, Linux, System};
+use steering::{Config, Journal, Linux, Ntuple, System};
 use wire::{HERE4, Socket, THERE4, Wire, is_root, own_sys};
 
 /// The commands are found beside the program that runs them: cargo puts tests one directory deeper.
@@ -109,6 +109,18 @@ fn an_interface_goes_down_and_up_again() {
     );
     let troubles = steering::plan(&config.expect("a file"), &system, &[]).expect_err("it has none");
     assert!(troubles[0].what.contains("no n-tuple filters"), "{troubles:?}");
+    // The kernel's own refusals.
+    let refused = Some(nix::errno::Errno::EOPNOTSUPP as i32);
+    assert_eq!(system.ntuple("here").expect("asked"), Ntuple::None);
+    assert_eq!(system.filters("here").expect_err("none").raw_os_error(), refused);
+    assert_eq!(system.set_ntuple("here", true).expect_err("none").raw_os_error(), refused);
+    let packets = steering::Match { protocol: Some(steering::Protocol::Tcp), ..Default::default() };
+    for rule in steering::Rule::of(&packets, &steering::Target::Drop, steering::Backend::Ntuple) {
+        assert_eq!(system.set_filter("here", 0, Some(&rule.filter())).expect_err("none").raw_os_error(), refused);
+    }
+    assert_eq!(system.set_filter("here", 0, None).expect_err("none").raw_os_error(), refused);
+    let unknown = system.ntuple("nowhere").expect_err("no such interface");
+    assert_eq!(unknown.raw_os_error(), Some(nix::errno::Errno::ENODEV as i32));
     drop(journal);
     std::fs::remove_dir_all(&directory).expect("removed");
 }

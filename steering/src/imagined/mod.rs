@@ -5,7 +5,9 @@
 mod tools;
 
 use crate::address::{Mac, Pci};
+use crate::filter::{Filter, Ntuple};
 use crate::system::{Ran, System, Vf, VfChange, carrier, device, driver, function, interfaces, is_up, number};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::symlink;
@@ -323,6 +325,40 @@ impl System for Imagined {
         if self.before()? {
             self.make(&format!("class/net/{interface}/flags"), if up { "0x1003" } else { "0x1002" })?;
             self.make(&format!("class/net/{interface}/carrier"), if up { "1" } else { "0" })?;
+        }
+        self.after(Ok(()))
+    }
+
+    fn ntuple(&self, interface: &str) -> io::Result<Ntuple> {
+        let text = fs::read_to_string(self.root.join("tools").join(interface).join("ntuple"))?;
+        Ok(match &text[..] {
+            "on" => Ntuple::On,
+            "off" => Ntuple::Off,
+            _ => Ntuple::None,
+        })
+    }
+
+    fn set_ntuple(&mut self, interface: &str, on: bool) -> io::Result<()> {
+        let file = self.root.join("tools").join(interface).join("ntuple");
+        if self.before()? {
+            if self.ntuple(interface)? == Ntuple::None {
+                return Err(errno(nix::errno::Errno::EOPNOTSUPP as i32));
+            }
+            fs::write(file, if on { "on" } else { "off" })?;
+        }
+        self.after(Ok(()))
+    }
+
+    fn filters(&self, interface: &str) -> io::Result<BTreeMap<u32, Filter>> {
+        tools::filters(&self.root.join("tools").join(interface))
+    }
+
+    fn set_filter(&mut self, interface: &str, place: u32, filter: Option<&Filter>) -> io::Result<()> {
+        if self.before()? {
+            if self.ntuple(interface)? != Ntuple::On {
+                return Err(errno(nix::errno::Errno::EOPNOTSUPP as i32));
+            }
+            tools::set_filter(&self.root.join("tools").join(interface), place, filter)?;
         }
         self.after(Ok(()))
     }

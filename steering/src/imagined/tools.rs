@@ -1,7 +1,9 @@
-//! ethtool, tc, culvert-split and culvert-redirect as far as they are used, on cards of files: what they are told is kept, and shown as they show it.
+//! n-tuple filters, and tc, culvert-split and culvert-redirect as far as they are used, on cards of files: what they are told is kept, and shown as they show it.
 
+use crate::filter::Filter;
 use crate::system::Ran;
-use std::fmt::Write;
+use nix::errno::Errno;
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,22 +64,6 @@ pub(super) fn look(tools: &Path, command: &[String]) -> io::Result<Ran> {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let file = |name: &str, what: &str| -> PathBuf { tools.join(name).join(what) };
     match words[..] {
-        ["ethtool", "-k", name] => {
-            let ntuple = fs::read_to_string(file(name, "ntuple"))?;
-            said(format!("Features for {name}:\nrx-checksumming: on\nntuple-filters: {ntuple}\nreceive-hashing: on\n"))
-        }
-        ["ethtool", "-n", name] => {
-            let shown = entries(&file(name, "filters")).iter().map(|(at, text)| shown(*at, text)).collect::<String>();
-            said(format!("4 RX rings available\nTotal rules\n\n{shown}"))
-        }
-        ["ethtool", "-n", name, "rule", place] => {
-            match entries(&file(name, "filters")).iter().find(|(at, _)| at.to_string() == place) {
-                Some((at, text)) => said(shown(*at, text)),
-                None => failed(
-                    "rxclass: Cannot get RX class rule: No such file or directory\nCannot get RX classification rule\n",
-                ),
-            }
-        }
         ["tc", "qdisc", "show", "dev", name] => {
             let hook = if file(name, "clsact").exists() { "qdisc clsact ffff: parent ffff:fff1 \n" } else { "" };
             said(format!("qdisc mq 0: root \n{hook}"))
@@ -127,21 +113,6 @@ pub(super) fn run(tools: &Path, command: &[String]) -> io::Result<Ran> {
     let words: Vec<&str> = command.iter().map(String::as_str).collect();
     let file = |name: &str, what: &str| -> PathBuf { tools.join(name).join(what) };
     match words[..] {
-        ["ethtool", "-K", name, "ntuple", value] => {
-            if !fs::read_to_string(file(name, "ntuple"))?.contains("[fixed]") {
-                fs::write(file(name, "ntuple"), value)?;
-            }
-            said("")
-        }
-        ["ethtool", "-N", name, "delete", place] => without(&file(name, "filters"), place),
-        ["ethtool", "-N", name, "flow-type", ref rest @ .., "loc", place] => {
-            if fs::read_to_string(file(name, "ntuple"))? != "on" {
-                // As version 6.1 does: it succeeds all the same.
-                let err = "rmgr: Cannot insert RX class rule: Operation not supported\n".into();
-                return Ok(Ran { success: true, out: String::new(), err });
-            }
-            with(&file(name, "filters"), place, rest.join(" "))
-        }
         ["tc", "qdisc", "add", "dev", name, "clsact"] => {
             fs::write(file(name, "clsact"), "")?;
             said("")
@@ -220,43 +191,34 @@ pub(super) fn run(tools: &Path, command: &[String]) -> io::Result<Ran> {
     }
 }
 
-/// A filter as `ethtool -n` prints it.
-fn shown(place: u32, told: &str) -> String {
-    let words: Vec<&str> = told.split(' ').collect();
-    let after = |name: &str| words.iter().position(|w| *w == name).and_then(|at| words.get(at + 1)).copied();
-    let mask = |name: &str| {
-        let at = words.iter().position(|w| *w == name)?;
-        words.get(at + 2).filter(|w| **w == "m").and_then(|_| words.get(at + 3)).copied()
+/// The n-tuple filters of a card, by their places.
+pub(super) fn filters(card: &Path) -> io::Result<BTreeMap<u32, Filter>> {
+    let wrong = || io::Error::other("no filter");
+    let parse = |(place, text): (u32, String)| {
+        let words: Vec<&str> = text.split(' ').collect();
+        let [kind, value, mask, to] = words[..] else { return Err(wrong()) };
+        let bytes = |text: &str| -> io::Result<[u8; Filter::HEADERS]> {
+            let (pairs, _) = text.as_bytes().as_chunks::<2>();
+            let byte = |pair: &[u8; 2]| u8::from_str_radix(str::from_utf8(pair).ok()?, 16).ok();
+            let all: Option<Vec<u8>> = pairs.iter().map(byte).collect();
+            all.and_then(|all| all.try_into().ok()).ok_or_else(wrong)
+        };
+        let number = |text: &str| u64::from_str_radix(text, 16).map_err(io::Error::other);
+        Ok((place, Filter { kind: number(kind)? as u32, value: bytes(value)?, mask: bytes(mask)?, to: number(to)? }))
     };
-    let kind = words[0];
-    let six = kind.ends_with('6');
-    let version = if six { "IPv6" } else { "IPv4" };
-    let (none, all) =
-        if six { ("::", "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff") } else { ("0.0.0.0", "255.255.255.255") };
-    let mut text = format!("Filter: {place}\n");
-    let _ = match kind.strip_suffix(['4', '6']) {
-        Some("ip") => writeln!(text, "\tRule Type: Raw {version}"),
-        protocol => writeln!(text, "\tRule Type: {} over {version}", protocol.unwrap_or_default().to_uppercase()),
+    entries(&card.join("filters")).into_iter().map(parse).collect()
+}
+
+/// Enters one, or takes it away: as igb does, which keeps who has a place.
+pub(super) fn set_filter(card: &Path, place: u32, filter: Option<&Filter>) -> io::Result<()> {
+    let hex = |bytes: &[u8]| bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
+    let text = filter.map(|f| format!("{:x} {} {} {:x}", f.kind, hex(&f.value), hex(&f.mask), f.to));
+    let file = card.join("filters");
+    let (ran, refusal) = match text {
+        Some(text) => (with(&file, &place.to_string(), text)?, Errno::EEXIST),
+        None => (without(&file, &place.to_string())?, Errno::ENOENT),
     };
-    for (label, name) in [("Src IP addr", "src-ip"), ("Dest IP addr", "dst-ip")] {
-        let (value, mask) = after(name).map_or((none, all), |value| (value, mask(name).unwrap_or(none)));
-        let _ = writeln!(text, "\t{label}: {value} mask: {mask}");
-    }
-    let _ = writeln!(text, "\tTOS: 0x0 mask: 0xff");
-    for (label, name) in [("Src port", "src-port"), ("Dest port", "dst-port")] {
-        let (value, mask) = after(name).map_or(("0", "0xffff"), |value| (value, mask(name).unwrap_or("0x0")));
-        let _ = writeln!(text, "\t{label}: {value} mask: {mask}");
-    }
-    if let Some(vlan) = after("vlan") {
-        let _ = writeln!(text, "\tVLAN EtherType: 0x0 mask: 0xffff\n\tVLAN: {vlan} mask: 0xf000");
-    }
-    let queue = after("queue").unwrap_or_default();
-    let _ = match (after("vf"), after("action")) {
-        (Some(vf), _) => writeln!(text, "\tAction: Direct to VF {vf} queue {queue}"),
-        (None, Some(_)) => writeln!(text, "\tAction: Drop"),
-        _ => writeln!(text, "\tAction: Direct to queue {queue}"),
-    };
-    text + "\n"
+    if ran.success { Ok(()) } else { Err(refusal.into()) }
 }
 
 /// A filter as `tc -j` prints it.

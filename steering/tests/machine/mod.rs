@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use steering::{Card, Config, Imagined, Journal, Step, Trouble, Undone};
+use steering::{
+    Backend, Card, Config, Family, Filter, Imagined, Journal, Match, Protocol, Rule, Step, Target, Trouble, Undone,
+};
 use tempfile::TempDir;
 
 pub const ONE: &str = "0000:01:00.0";
@@ -18,6 +20,17 @@ pub struct Machine {
 /// A card's port that can do everything.
 pub fn card<'a>(at: &'a str, interface: &'a str) -> Card<'a> {
     Card { at, interface, most: 7, iommu: true, up: true, ntuple: true }
+}
+
+/// A filter of somebody else's: UDP to port 53 goes nowhere.
+pub fn dns() -> Filter {
+    let packets = Match {
+        family: Some(Family::Ipv4),
+        protocol: Some(Protocol::Udp),
+        destination_ports: Some("53".parse().expect("a port")),
+        ..Match::default()
+    };
+    Rule::of(&packets, &Target::Drop, Backend::Ntuple)[0].filter()
 }
 
 pub fn config(text: &str) -> Config {
