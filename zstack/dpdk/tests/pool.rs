@@ -245,32 +245,3 @@ fn every_buffer_is_one_of_the_kernels() {
         assert_eq!(invalid(), (0, 0));
     });
 }
-
-/// What a packet costs in each pool, from the driver's buffer to its return, without anybody who reads or writes it: the least of many rounds by turns.
-/// `cargo test --release -p zstack-dpdk --test pool -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn what_a_packet_costs() {
-    bounded(LIMIT, || {
-        let memory = std::env::var("ZSTACK_MEMORY").unwrap_or("none".into());
-        let mut queues = ["dpdk", "pinned"]
-            .map(|pool| (pool, opened(&format!("dpdk:net_null_{pool},no-rx=0,size=64,memory={memory},pool={pool}"))));
-        for held in [1, 32, 1024] {
-            let mut least = [f64::MAX; 2];
-            for _ in 0..200 {
-                for ((_, queue), least) in queues.iter_mut().zip(&mut least) {
-                    let (count, began) = (20_480, Instant::now());
-                    let mut packets = Vec::with_capacity(held);
-                    for _ in 0..count {
-                        packets.push(queue.receive().expect("it is there").expect("a packet"));
-                        if packets.len() == held {
-                            packets.clear();
-                        }
-                    }
-                    *least = least.min(began.elapsed().as_nanos() as f64 / f64::from(count));
-                }
-            }
-            println!("{held} held: {:.1} ns in DPDK's memory, {:.1} ns in ours", least[0], least[1]);
-        }
-    });
-}

@@ -173,6 +173,10 @@ pub enum Tool {
         /// Seconds for each of both
         #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
         seconds: f64,
+        /// Instead of both: packets that come without being asked for (dpdk:net_null0,no-rx=0,size=64,addr=10.9.0.2/24), from the driver to their return, of
+        /// which so many are held at a time
+        #[arg(long, value_name = "PACKETS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+        held: Option<u32>,
         /// Print JSON: microseconds for each packet
         #[arg(long)]
         json: bool,

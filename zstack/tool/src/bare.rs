@@ -1,4 +1,5 @@
-//! `bare`: what a tun device itself costs, without the engine: packets of one size, written and dropped, and to the kernel's ICMP and back.
+//! `bare`: what a device itself costs, without the engine: packets of one size, written and dropped, and to the kernel's ICMP and back; or those
+//! that come by themselves.
 
 use crate::run::Meter;
 use serde_json::json;
@@ -78,6 +79,44 @@ pub fn over<P: Port>(
         crate::out::line(format_args!(
             "a packet of {} bytes on {name}: written {:.2} us CPU ({:.2} us); to the kernel's ICMP and back {:.2} us CPU ({:.2} us)",
             plan.size, written.0, written.1, back.0, back.1
+        ));
+    }
+    Ok(())
+}
+
+/// What a packet costs that comes by itself, from the driver to its return, while so many are held.
+///
+/// # Errors
+/// A line for the user.
+#[cfg(feature = "dpdk")]
+pub fn received<P: Port>(port: &mut P, held: usize, time: Duration, json: bool) -> Result<(), String> {
+    let mut packets = Vec::with_capacity(held);
+    let (cpu, wall) = measure(time, || {
+        let until = Instant::now() + PATIENCE;
+        while packets.len() < held {
+            match port.receive() {
+                Ok(Some(packet)) => packets.push(packet),
+                Ok(None) if Instant::now() < until => std::hint::spin_loop(),
+                Ok(None) => {
+                    return Err("nothing comes: it wants a device that makes packets, as dpdk:net_null0,no-rx=0".into());
+                }
+                Err(_) => return Err("the device is gone".into()),
+            }
+        }
+        packets.clear();
+        Ok(())
+    })?;
+    let (cpu, wall) = (cpu / held as f64, wall / held as f64);
+    if json {
+        crate::out::line(format_args!(
+            "{}",
+            json!({"tool": "zstack bare", "held": held, "received_cpu_us": cpu, "received_us": wall})
+        ));
+    } else {
+        crate::out::line(format_args!(
+            "a packet that comes, {held} held: {:.1} ns CPU ({:.1} ns)",
+            cpu * 1e3,
+            wall * 1e3
         ));
     }
     Ok(())

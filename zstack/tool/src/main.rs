@@ -93,7 +93,12 @@ fn run(cli: Cli) -> Result<(), Failure> {
         return with_dpdk(cli, &signals, control);
     }
     let spec = spec(&cli).map_err(Failure::Setup)?;
-    if let Tool::Bare { size, seconds, json } = cli.tool {
+    if let Tool::Bare { size, seconds, json, held } = cli.tool {
+        if held.is_some() {
+            return Err(Failure::Setup(
+                "bare --held: give --port dpdk:net_null0,no-rx=0,size=64,addr=10.9.0.2/24".into(),
+            ));
+        }
         let plan = bare::Plan { size, time: Duration::from_secs_f64(seconds), json };
         return bare::run(&spec, plan).map_err(Failure::Setup);
     }
@@ -131,7 +136,12 @@ fn with_engine<P: Sleep>(
 fn with_dpdk(cli: Cli, signals: &OwnedFd, control: Option<Control>) -> Result<(), Failure> {
     use transport::dpdk;
     let spec = dpdk::spec(&settings(&cli)).map_err(Failure::Setup)?;
-    if let Tool::Bare { size, seconds, json } = cli.tool {
+    if let Tool::Bare { seconds, json, held: Some(held), .. } = cli.tool {
+        let mut queue = dpdk::queue(&spec).map_err(Failure::Setup)?;
+        return bare::received(&mut queue, held as usize, Duration::from_secs_f64(seconds), json)
+            .map_err(Failure::Setup);
+    }
+    if let Tool::Bare { size, seconds, json, held: None } = cli.tool {
         let plan = bare::Plan { size, time: Duration::from_secs_f64(seconds), json };
         let (mut queue, ends) = dpdk::device(&spec).map_err(Failure::Setup)?;
         let (name, mac) = (queue.name().to_owned(), queue.mac().unwrap_or([2, 0, 0, 0, 0, 2]));

@@ -130,6 +130,18 @@ pub fn solo(s: &Setup, side: Side, device: Option<Device>) -> io::Result<Sample>
     Ok(Sample { value: number(&answer["segments_per_cpu_s"])?, cpu: number(&answer["cpu_ns"])? / 1e3, details })
 }
 
+/// Nanoseconds that a packet takes from the driver (net_null, which makes it) to its return, 32 of them held: its buffer in memory of ours, or in DPDK's own.
+pub fn pool(s: &Setup, side: Side) -> io::Result<Sample> {
+    let wire = Wire::new(s)?;
+    let pool = if side == Side::Kernel { "dpdk" } else { "pinned" };
+    let port = format!("dpdk:net_null0,no-rx=0,size=64,memory=none,pool={pool},addr={NEAR}/24");
+    let seconds = s.seconds.to_string();
+    let words = ["bare", "--json", "--held", "32", "--seconds", &seconds];
+    let answer = json(&wire.near.start(s, tool(&port, &words)?)?.finish(s.length())?.output)?;
+    let cpu = number(&answer["received_cpu_us"])?;
+    Ok(Sample { value: cpu * 1e3, cpu, details: BTreeMap::new() })
+}
+
 /// Whether somebody in a program's network namespace listens at a Unix socket (proc(5): the flag __SO_ACCEPTCON).
 pub fn listens(job: &Job, socket: &Path) -> bool {
     let text = fs::read_to_string(format!("/proc/{}/net/unix", job.pid())).unwrap_or_default();

@@ -136,6 +136,17 @@ pub const ROWS: &[Row] = &[
         ..REFERENCE
     },
     Row {
+        id: "zstack-pool",
+        title: "a packet that arrives in memory of ours, from net_null to its return",
+        beside: Some("in DPDK's"),
+        unit: "ns",
+        higher_is_better: false,
+        operation: "packet",
+        floor: Floor::Times(0.9),
+        run: engine::pool,
+        ..REFERENCE
+    },
+    Row {
         id: "zstack-rtt-polled",
         title: "64 B round trip of an engine that polls",
         unit: "us",
