@@ -270,8 +270,7 @@ impl Item {
         let verdict = |found: bool| if found { "present" } else { "another" }.to_string();
         match rule.by {
             Backend::Ntuple => {
-                // A driver that has none refuses the question.
-                let filters = system.filters(name).unwrap_or_default();
+                let filters = system.filters(name).map_err(|e| Trouble::file(self.words(), &e))?;
                 Ok(filters.get(&place).map_or("absent".into(), |shown| verdict(rule.filter().is(shown))))
             }
             Backend::Flower => {

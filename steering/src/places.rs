@@ -45,6 +45,7 @@ fn shown(system: &dyn System, name: &str, by: Backend) -> BTreeMap<u32, Shown> {
     };
     match by {
         Backend::Ntuple => {
+            // Where they cannot be read, reading the place says so.
             let filters = system.filters(name).unwrap_or_default();
             filters.into_iter().map(|(at, shown)| (at, Shown::Ntuple(shown))).collect()
         }
