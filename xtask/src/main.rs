@@ -9,6 +9,7 @@ mod junit;
 mod lab;
 mod model_checking;
 mod remote;
+mod steer_demo;
 mod step;
 mod suite;
 mod with_dpdk;
@@ -29,6 +30,8 @@ cargo xtask CHORE
                             (--full: every row of the benchmark, in ten)
   demo zstack               nginx and redis behind zstackd on a DPDK port, and the engine's HTTP server and perf, beside
                             the kernel's TCP, with clients in another network namespace, in three minutes
+  demo steer                `culvert steer`: a plan for an imagined card, an interface that zstackd and the kernel share, a middlebox
+                            that is inserted in front of a server and removed again, in under two minutes
   bench [ARGS...]           culvert bench ARGS
   loom                      model-check the shared memory (loom)
   miri                      run the tests of the shared memory and of the engine under Miri
@@ -53,6 +56,7 @@ fn main() -> ExitCode {
         ["test", "--quick"] => suite::test(Extent::Quick),
         ["nightly"] => suite::test(Extent::Nightly),
         ["demo", "zstack"] => zstack_demo::demo(),
+        ["demo", "steer"] => steer_demo::demo(),
         ["demo", rows @ ..] => demo(rows),
         ["bench", rest @ ..] => bench(rest),
         ["loom"] => loom(),

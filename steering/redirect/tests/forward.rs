@@ -20,7 +20,7 @@ struct World {
     clients: Remote,
     client: PathBuf,
     _server: Server,
-    _servers: Remote,
+    servers: Remote,
     _host: Host,
 }
 
@@ -32,7 +32,7 @@ impl World {
             std::fs::write(format!("/proc/sys/net/{file}"), "1").expect(file);
         }
         let server = servers.does(|| Server::new(&[("10.72.0.2", 80), ("fd72::2", 80)], |_| "server".into()));
-        World { clients, client: compiled("client.c"), _server: server, _servers: servers, _host: host }
+        World { clients, client: compiled("client.c"), _server: server, servers, _host: host }
     }
 
     fn asks(&self, address: &str, port: &str, size: &str) -> String {
@@ -157,6 +157,19 @@ fn proxies_and_the_relay() {
     assert_eq!(curl("http://[fd72::2]:81/"), "fd71::2 asked fd72::2 81");
     drop(proxy);
     assert_eq!(world.both(), (REFUSED.into(), REFUSED.into()));
+    // One that asks with its client's address: the answers are brought to it by a redirect of the server's interface.
+    let seen = world.servers.does(|| {
+        Server::new(&[("10.72.0.2", 82)], |stream| format!("server sees {}", stream.peer_addr().expect("a name").ip()))
+    });
+    let text = format!(
+        "defaults\n timeout connect 9s\n timeout client 9s\n timeout server 9s\nlisten l\n bind 127.0.0.1:{BOX} transparent\n source 0.0.0.0 usesrc clientip\n server s *\n"
+    );
+    std::fs::write(&file, text).expect("a file");
+    steer.apply(&(wanted("dead = 'closed'") + "[[redirect]]\nforwarded = 's0'\n[[redirect.rule]]\nto = []\n"));
+    let proxy = Middlebox::listening(&["haproxy", "-q", "-db", "-f", file.to_str().expect("a path")], BOX);
+    let sees = world.asks("10.72.0.2", "82", "1000000");
+    assert_eq!(sees, "peer 10.72.0.2:82\nserver sees 10.71.0.2");
+    drop((proxy, seen));
     let (box4, box6) = (format!("127.0.0.1:{BOX}"), format!("[::1]:{BOX}"));
     let relay = [TOOL, "relay", "--transparent", "--listen", &box4, "--listen", &box6];
     let alone = Middlebox::new(&relay);

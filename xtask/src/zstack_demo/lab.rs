@@ -1,4 +1,4 @@
-//! Processes, network namespaces and files of the demonstration. None of them outlives this process, however it ends.
+//! Processes, network namespaces and files of demonstrations. None of them outlives this process, however it ends.
 
 use crate::step::{self, Guard};
 use std::ffi::OsStr;

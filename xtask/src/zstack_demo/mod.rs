@@ -4,8 +4,8 @@
 //!
 //! The namespaces have no names: they, the devices and the servers go with their processes, which end with this one, however it ends.
 
-mod clients;
-mod lab;
+pub mod clients;
+pub mod lab;
 mod measure;
 mod programs;
 mod tools;
