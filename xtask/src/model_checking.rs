@@ -7,17 +7,22 @@ use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(3 * 3600);
 
-/// The tests of `shmring` that run under loom. True if they ran and passed.
+/// The tests of `shmring` and `culvert-pool` that run under loom. True if they ran and passed.
 pub fn loom(tally: &mut Tally) -> bool {
+    let ring = under_loom("loom", &["-p", "shmring", "--test", "loom*"], tally);
+    under_loom("loom pool", &["-p", "culvert-pool", "--lib"], tally) & ring
+}
+
+fn under_loom(name: &str, what: &[&str], tally: &mut Tally) -> bool {
     let mut c = cargo();
-    c.args(["test", "-p", "shmring", "--release", "--test", "loom*"]);
+    c.args(["test", "--release"]).args(what);
     let flags = std::env::var("RUSTFLAGS").unwrap_or_default();
     c.env("RUSTFLAGS", format!("{flags} --cfg loom")).env("CARGO_TARGET_DIR", target().join("loom"));
     // Enough to find what these algorithms can get wrong (the loom manual advises 2 or 3).
     if std::env::var_os("LOOM_MAX_PREEMPTIONS").is_none() {
         c.env("LOOM_MAX_PREEMPTIONS", "3");
     }
-    Step::tests("loom", c, LIMIT).run(tally)
+    Step::tests(name, c, LIMIT).run(tally)
 }
 
 /// Whether a toolchain with Miri is installed.
