@@ -1,15 +1,16 @@
 //! The plan for connections that go to a middlebox: those of control groups, and those that are forwarded.
 
-use crate::config::{Config, Whose};
+use crate::config::Config;
 use crate::item::Item;
 use crate::redirect::diversions_text;
 use crate::step::Step;
 use crate::system::System;
 use crate::trouble::Trouble;
+use crate::wish::{Redirect, Whose};
 
 /// All that is wanted, each with its value: what it takes, then its rules.
 pub(crate) fn wanted(config: &Config) -> Vec<(Item, String)> {
-    let of = |redirect: &crate::config::Redirect| {
+    let of = |redirect: &Redirect| {
         let means = match redirect.whose().ok()? {
             Whose::Clients(clients, told) => Item::Redirect(clients, told),
             Whose::Forwarded(name) => Item::Forward(name),
@@ -23,7 +24,7 @@ pub(crate) fn wanted(config: &Config) -> Vec<(Item, String)> {
 
 /// Rules that a middlebox is to hold: they are there while it lives.
 pub(crate) fn held(config: &Config) -> Vec<(Item, String)> {
-    let of = |redirect: &crate::config::Redirect| {
+    let of = |redirect: &Redirect| {
         let rules = match redirect.whose().ok()? {
             Whose::Clients(clients, _) => Item::Diversions(clients),
             Whose::Forwarded(name) => Item::Forwarded(name),

@@ -27,10 +27,11 @@ mod step;
 mod system;
 mod trouble;
 mod usage;
+mod wish;
 
 pub use act::{Undone, apply, undo};
 pub use address::{Device, Mac, Name, Pci};
-pub use config::{Config, Flow, Function, Port, Redirect, WantedDriver, WantedMac, Way, Whose};
+pub use config::{Config, Flow, Function, Port, WantedDriver, WantedMac};
 pub use filter::{Filter, Ntuple};
 pub use flow::{Backend, Family, Match, Ports, Prefix, Protocol, Target};
 pub use imagined::{Card, Fault, Imagined};
@@ -43,3 +44,4 @@ pub use rule::{Likeness, Rule};
 pub use step::{State, Step};
 pub use system::{Ran, System, Vf, VfChange};
 pub use trouble::Trouble;
+pub use wish::{Redirect, Way, Whose};

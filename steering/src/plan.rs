@@ -30,7 +30,10 @@ pub struct Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.now {
-            Ok(now) => write!(f, "{}: wanted {}, is {now}", self.item.words(), self.wanted),
+            Ok(now) => {
+                let now = if now.is_empty() { "nothing" } else { now };
+                write!(f, "{}: wanted {}, is {now}", self.item.words(), self.wanted)
+            }
             Err(trouble) => write!(f, "{}: wanted {}, {trouble}", self.item.words(), self.wanted),
         }
     }
