@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates, as ARCHITECTURE.md names them; their directories have the same names.
-const CRATES: [&str; 16] = [
+const CRATES: [&str; 17] = [
     "cli",
     "shim",
     "engine",
@@ -23,6 +23,7 @@ const CRATES: [&str; 16] = [
     "zstack/engine",
     "zstack/wire",
     "chain/pool",
+    "chain/nf",
 ];
 
 /// A module's path in its crate; the crate's root has none.
