@@ -9,6 +9,8 @@ use crate::nft::Nft;
 use crate::set::Presence;
 use nix::ifaddrs::getifaddrs;
 use std::fmt::Write;
+use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use steering::{Dead, Diversion, Family, Name, Onward, Ports, Prefix};
 
@@ -22,9 +24,15 @@ pub struct Forward {
     interface: Name,
 }
 
-/// Commands of ip-rule(8) and ip-route(8), one for each version of IP that this kernel has.
+/// Options of ip(8), one for each version of IP that this network namespace has: containers are often without IPv6.
 fn families() -> impl Iterator<Item = &'static str> {
-    ["-4", "-6"].into_iter().filter(|family| *family == "-4" || std::path::Path::new("/proc/net/if_inet6").exists())
+    let six = fs::read_to_string("/proc/sys/net/ipv6/conf/lo/disable_ipv6").is_ok_and(|off| off.trim() == "0");
+    ["-4", "-6"].into_iter().filter(move |family| *family == "-4" || six)
+}
+
+/// One for each that the kernel has: it may have been switched off meanwhile.
+fn all_families() -> impl Iterator<Item = &'static str> {
+    ["-4", "-6"].into_iter().filter(|family| *family == "-4" || Path::new("/proc/net/if_inet6").exists())
 }
 
 fn ip(family: &str, text: &str) -> Result<String, String> {
@@ -36,7 +44,11 @@ fn ip(family: &str, text: &str) -> Result<String, String> {
         false => {
             let said = String::from_utf8_lossy(&out.stderr);
             let said = said.lines().next().unwrap_or("it failed").trim_start_matches("RTNETLINK answers: ").to_owned();
-            let rights = if said.contains("not permitted") { ": it takes root (CAP_NET_ADMIN)" } else { "" };
+            let rights = match &said[..] {
+                said if said.contains("not permitted") => ": it takes root (CAP_NET_ADMIN)",
+                said if said.contains("not up") => ": ip link set lo up",
+                _ => "",
+            };
             Err(format!("`ip {family} {text}`: {said}{rights}"))
         }
     }
@@ -188,15 +200,15 @@ impl Forward {
             ),
             None => {}
         }
-        for family in families() {
+        for family in all_families() {
             if self.has_rule(family)? {
                 ip(family, &format!("rule del {}", self.rule()))?;
             }
             let rules = ip(family, &format!("rule show pref {TABLE}"))?;
             if !rules.lines().any(|line| line.trim_end().ends_with(&format!("lookup {TABLE}"))) {
                 match ip(family, &route("del")) {
-                    // There is none any more.
-                    Err(why) if !why.contains("No such process") => return Err(why),
+                    // There is none any more: it goes with lo's addresses, too.
+                    Err(why) if !why.contains("No such") => return Err(why),
                     _ => {}
                 }
             }

@@ -304,5 +304,18 @@ fn what_is_wrong_is_said() {
     assert_eq!(other.presence(), Ok(Presence::Part));
     other.detach().expect("taken away");
     assert_eq!(other.presence(), Ok(Presence::Absent));
+    // Where IPv6 is off, or is switched off meanwhile.
+    let six = |off: &str| std::fs::write("/proc/sys/net/ipv6/conf/lo/disable_ipv6", off).expect("a setting");
+    for before in ["1", "0"] {
+        six(before);
+        own.attach().expect("attached");
+        assert_eq!(own.presence(), Ok(Presence::Present));
+        six("1");
+        assert_eq!(own.presence(), Ok(Presence::Present));
+        own.detach().expect("taken away");
+        assert_eq!(own.presence(), Ok(Presence::Absent));
+        let out = Command::new("ip").args(["-6", "rule", "show", "pref", "11810"]).stdin(Stdio::null()).output();
+        assert_eq!(out.expect("ip").stdout, b"");
+    }
     drop(world);
 }
