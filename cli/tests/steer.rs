@@ -340,3 +340,50 @@ fn what_a_file_must_not_say() {
     assert_eq!(world.tree(), found);
     assert!(!world.at("state").join("journal.json").exists());
 }
+
+/// What a middlebox holds is no step: `plan` shows what starts it, `verify` misses it, and `hold` becomes it, with the rules of the file.
+#[test]
+fn what_a_middlebox_holds() {
+    let world = World::new();
+    let file = world.at("held.toml");
+    let rule = "[[redirect.rule]]\ndestination-ports = '80'\nto = ['127.0.0.1:15001']\n";
+    let held = |whose: &str| format!("[[redirect]]\n{whose}\nheld = true\n{rule}");
+    let all = ["clients = '/jobs'", "clients = '/apps'\nmiddlebox = '/box'", "forwarded = 'eth2'"];
+    fs::write(&file, all.map(held).concat()).expect("a file");
+    let path = file.to_str().expect("a path");
+    let rules = "family ipv4 destination-ports 80 to 127.0.0.1 15001 dead open";
+    let planned = world.steer(&["plan", path], None);
+    succeeds(&planned);
+    let command = format!("culvert-redirect hold /apps --middlebox /box --rules '{rules}' -- COMMAND");
+    assert!(text(&planned).starts_with("Everything is as wanted.") && text(&planned).contains(&command), "{planned:?}");
+    let applied = world.steer(&["apply", path], None);
+    succeeds(&applied);
+    assert!(!world.at("state/journal.json").exists(), "{applied:?}");
+    let verified = world.steer(&["verify", path], None);
+    assert_eq!(verified.status.code(), Some(1));
+    assert_eq!(
+        text(&verified).lines().filter(|line| line.ends_with(&format!("wanted {rules}, is nothing"))).count(),
+        3
+    );
+    // It is found beside the command. Another process writes both: a child of another test's could have them open when they are run.
+    let script = world.at("script");
+    fs::write(&script, "#!/bin/sh\nfor word; do echo \"[$word]\"; done\n").expect("a script");
+    let own = world.at("culvert");
+    for (from, to) in [(Path::new(CULVERT), &own), (&script, &world.at("culvert-redirect"))] {
+        let mut c = Command::new("install");
+        succeeds(&c.args(["-m", "755"]).arg(from).arg(to).stdin(Stdio::null()).output().expect("install"));
+    }
+    let hold = |whose: &str| {
+        Command::new(&own).args(["steer", "hold", path, whose, "--", "proxy", "-x"]).stdin(Stdio::null()).output()
+    };
+    for (whose, words) in [
+        ("/jobs", "[hold]\n[/jobs]\n"),
+        ("/apps", "[hold]\n[/apps]\n[--middlebox]\n[/box]\n"),
+        ("eth2", "[forward]\n[hold]\n[eth2]\n"),
+    ] {
+        let out = hold(whose).expect("culvert");
+        assert_eq!(text(&out), format!("{words}[--rules]\n[{rules}]\n[--]\n[proxy]\n[-x]\n"));
+    }
+    let none = hold("eth3").expect("culvert");
+    assert!(!none.status.success() && text(&none).contains("0 redirects of eth3"), "{none:?}");
+}
