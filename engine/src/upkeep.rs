@@ -15,11 +15,11 @@ pub fn now(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> i16 {
 
 /// What memory says of `ep` by then, and whether its lifeline is to be asked for the rest; see [`readiness::in_memory`].
 pub fn in_memory(ep: Ep, chan: &Chan, fd: i32, wanted: i16) -> (i16, bool) {
-    // So are most, where many are looked at. None at whose bytes another process looks is.
+    rx::is_looked_at(ep, chan);
+    // So are most, where many are looked at.
     if wanted & (readiness::WRITE | readiness::UNSEEN) == 0 && rx::is_quiet(ep, chan) {
         return (0, readiness::shows(ep, chan, fd));
     }
-    rx::is_looked_at(ep, chan);
     tx::service(ep, chan, fd);
     rx::advance(ep, chan, fd);
     if wanted & libc::POLLOUT != 0 {

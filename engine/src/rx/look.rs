@@ -8,7 +8,7 @@ use crate::endpoint::Ep;
 use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::driver::{self, Conn};
-use shmring::family::{Endpoint, SHARED};
+use shmring::family::Endpoint;
 use shmring::layout::{self, Arbiter, SlotHeader};
 use shmring::position::{Claim, RingPos};
 use shmring::ring;
@@ -82,9 +82,9 @@ pub fn is_quiet(ep: Ep, chan: &Chan) -> bool {
     let is_viewed_elsewhere =
         || !matches!(ep.rx_viewed.load(Relaxed), 0) && ep.rx_viewed.load(Relaxed) != members::myself();
     c.published().tail.load(Acquire) == head
+        // What a dead process has left undone a receive does.
         && !is_viewed_elsewhere()
-        // What a process has left undone that was killed a receive does: another one that has the connection, too, or had it.
-        && (ep.handed.load(Relaxed) & SHARED == 0 || !driver::is_undone_behind(&c, head))
+        && !driver::is_undone_behind(&c, head)
         && ep.rx_phase.get() == RxPhase::Ring
         && ep.tx_phase.get() == switch::TxPhase::Ring
         && p.wr_shut.load(Relaxed) | p.gone.load(Relaxed) == 0
