@@ -293,8 +293,9 @@ impl Departure {
         // A peer that was killed gets nothing repeated: the kernel would answer that with another error than it has for bytes that
         // were there before.
         ep.note_end(lifeline::look(fd, lifeline::ENDED));
-        if chan.is_shunned() {
-            // What lies unread, and could not be told of, wakes the peer when it comes over the lifeline.
+        if chan.is_shunned() && !self.flushes {
+            // What lies unread, and could not be told of, wakes the peer when it comes over the lifeline. Who has to wait until it is all there
+            // repeats no more than the lifeline takes: the peer may not read for long.
             tx::leave_repeating(ep, chan, fd);
         } else {
             tx::leave(ep, chan, fd);
