@@ -254,10 +254,13 @@ proptest! {
             prop_assert_eq!((again.source_port, again.destination_port), (
                 source.map_or(was.source_port, |e| e.port), destination.map_or(was.destination_port, |e| e.port)));
         }
-        // Nothing but the fields: back again is what it was, but for a checksum of UDP that has two forms.
+        // What was right stays right, and what was wrong is not made right: some frames carry bytes that are no TCP and say they are.
         if !was.fragment && was.protocol != protocol::FRAGMENT {
-            frame.drain(12..12 + 4 * usize::from(tags));
-            prop_assert_eq!(frames::check(&frame), Ok(()));
+            let sums = |mut frame: Vec<u8>| {
+                frame.drain(12..12 + 4 * usize::from(tags));
+                frames::check(&frame)
+            };
+            prop_assert_eq!(sums(frame), sums(before));
         }
     }
 }
