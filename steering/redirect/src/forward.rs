@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use steering::{Dead, Diversion, Family, Name, Onward, Ports, Prefix};
 
-/// The bit of a packet's mark by which it is for this host: that of nobody whom the manuals of Kubernetes, Cilium, Tailscale or systemd name.
+/// The bit of a packet's mark by which it is for this host. Kubernetes, Tailscale and systemd use others; Cilium and Calico may use any of the upper 16.
 const MARK: u32 = 0x2000_0000;
 /// The table in which all addresses are this host's, and the priority of the rules that lead to it: before the main table's.
 const TABLE: u32 = 11_810;

@@ -42,18 +42,21 @@ fn rights(what: &str, e: &std::io::Error) -> String {
     format!("{what}: {e}: it takes root (CAP_BPF and CAP_NET_ADMIN)")
 }
 
-/// The last bpf file system that is not mounted over, as /sys is by ip-netns(8).
-fn pins() -> Result<PathBuf, String> {
+/// The bpf file systems that are not mounted over, as /sys is by ip-netns(8). The one that was mounted last comes first.
+fn pins() -> Result<Vec<PathBuf>, String> {
     let mounts = fs::read_to_string("/proc/self/mounts").map_err(|e| format!("/proc/self/mounts: {e}: mount /proc"))?;
-    let mut points = mounts.lines().filter_map(|line| {
+    let points = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ');
         let point = fields.nth(1)?;
         (fields.next() == Some("bpf")).then(|| PathBuf::from(point))
     });
-    points.rfind(|point| statfs(point).is_ok_and(|of| of.filesystem_type() == BPF_FS_MAGIC)).ok_or_else(|| {
-        "no bpf file system can be seen here: mount one (mount -t bpf none /sys/fs/bpf); where `ip netns exec` hides it, use `nsenter --net=/run/netns/NAME`"
-            .to_string()
-    })
+    let there = |point: &PathBuf| statfs(point).is_ok_and(|of| of.filesystem_type() == BPF_FS_MAGIC);
+    let points: Vec<_> = points.rev().filter(there).collect();
+    if !points.is_empty() {
+        return Ok(points);
+    }
+    Err("no bpf file system can be seen here: mount one (mount -t bpf none /sys/fs/bpf); where `ip netns exec` hides it, use `nsenter --net=/run/netns/NAME`"
+        .to_string())
 }
 
 impl Receive {
@@ -69,8 +72,11 @@ impl Receive {
         nix::net::if_::if_nametoindex(&self.interface.to_string()[..]).ok()
     }
 
+    /// Where the pin is, or would be made.
     fn pin(&self) -> Result<PathBuf, String> {
-        Ok(pins()?.join(format!("culvert-received-{}-{}", self.network, self.interface)))
+        let name = format!("culvert-received-{}-{}", self.network, self.interface);
+        let all: Vec<_> = pins()?.into_iter().map(|point| point.join(&name)).collect();
+        Ok(all.iter().find(|pin| pin.exists()).unwrap_or(&all[0]).clone())
     }
 
     /// The program, if it is ours, of this name and of this network namespace.
@@ -122,10 +128,17 @@ impl Receive {
     pub fn presence(&self, middlebox: &Group) -> Result<Presence, String> {
         let (Some(group), true) = (Opened::new(middlebox)?, self.index().is_some()) else { return Ok(Presence::Gone) };
         let listening = self.listening(&group)?;
-        let pinned = pins().is_ok() && self.pin()?.exists();
-        Ok(match self.bringing()? {
+        let bringing = self.bringing()?;
+        let pinned = match self.pin() {
+            Ok(pin) => pin.exists(),
+            // Whether it is ours or a process's nobody can tell.
+            Err(e) if bringing.is_some() => return Err(e),
+            Err(_) => false,
+        };
+        Ok(match bringing {
             Some(own) if pinned && listening.len() == 1 && listening[0].set == own.set => Presence::Present,
-            Some(own) if listening.iter().any(|other| other.set == own.set) && pinned => Presence::Part,
+            // What told of listeners went with its group, if that was removed and made anew.
+            Some(_) if pinned => Presence::Part,
             Some(_) => Presence::Another,
             None if listening.is_empty() && !pinned => Presence::Absent,
             None => Presence::Part,
