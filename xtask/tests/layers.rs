@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Crates, as ARCHITECTURE.md names them; their directories have the same names.
-const CRATES: [&str; 17] = [
+const CRATES: [&str; 18] = [
     "cli",
     "shim",
     "engine",
@@ -24,6 +24,7 @@ const CRATES: [&str; 17] = [
     "zstack/wire",
     "chain/pool",
     "chain/nf",
+    "chain/functions",
 ];
 
 /// A module's path in its crate; the crate's root has none.
