@@ -3,7 +3,7 @@
 
 use crate::channel::Chan;
 use crate::endpoint::Ep;
-use crate::lock;
+use crate::{lock, members};
 use core::sync::atomic::Ordering::Relaxed;
 use shmring::driver::{self, Conn};
 use shmring::family::{Endpoint, OPEN, SHARED};
@@ -22,6 +22,13 @@ pub fn conn(ep: Ep, chan: &Chan) -> Conn<'_> {
 /// Whether a process that was killed in a receive has left something to be done that the sender waits for, or one is in the middle of it.
 pub fn is_left_undone(ep: Ep, chan: &Chan) -> bool {
     ep.rx_phase.get() == RxPhase::Ring && driver::is_left_undone(&conn(ep, chan))
+}
+
+/// Whether another process of the family looks at what lies on the ring where it is, or was killed over it.
+#[inline(always)]
+pub fn is_viewed_elsewhere(ep: &Endpoint) -> bool {
+    let viewer = ep.rx_viewed.load(Relaxed);
+    viewer != 0 && viewer != members::myself()
 }
 
 /// What a step of the protocol comes to where nothing stops one.

@@ -44,12 +44,8 @@ pub fn in_transit(ep: Ep, chan: &Chan) -> bool {
     let p = &chan.slot(ep.slot.load(Relaxed) as usize).side[chan.role().peer() as usize];
     ep.rx_phase.get() < RxPhase::Ring && p.up.load(Relaxed).is_some()
         || ep.rx_leaving.load(Relaxed) != 0
-        || is_looked_at(ep)
+        || conn::is_viewed_elsewhere(ep.record())
         || conn::is_left_undone(ep, chan)
-}
-
-fn is_looked_at(ep: Ep) -> bool {
-    !matches!(ep.rx_viewed.load(Relaxed), 0) && ep.rx_viewed.load(Relaxed) != crate::members::myself()
 }
 
 /// How peers find this sleep.

@@ -295,6 +295,7 @@ impl Chan {
     /// From now on they do.
     pub fn shun(&self, why: Reason) {
         self.shunned.store(why as u32, Relaxed);
+        // Before the armed word of whom could not be woken is cleared, by a relaxed exchange (`ring::notify`).
         fence(Release);
     }
 

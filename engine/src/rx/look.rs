@@ -3,9 +3,8 @@
 use super::common::follow;
 use crate::channel::Chan;
 use crate::config;
-use crate::conn::conn;
+use crate::conn::{conn, is_viewed_elsewhere};
 use crate::endpoint::Ep;
-use crate::members;
 use core::sync::atomic::Ordering::{Acquire, Relaxed};
 use shmring::driver::{self, Conn};
 use shmring::family::Endpoint;
@@ -79,11 +78,9 @@ pub fn is_quiet(ep: Ep, chan: &Chan) -> bool {
     let c = conn(ep, chan);
     let (ep, p) = (c.ep, c.peer());
     let head = ep.rx_head.load(Relaxed).claim();
-    let is_viewed_elsewhere =
-        || !matches!(ep.rx_viewed.load(Relaxed), 0) && ep.rx_viewed.load(Relaxed) != members::myself();
     c.published().tail.load(Acquire) == head
         // What a dead process has left undone a receive does.
-        && !is_viewed_elsewhere()
+        && !is_viewed_elsewhere(ep)
         && !driver::is_undone_behind(&c, head)
         && ep.rx_phase.get() == RxPhase::Ring
         && ep.tx_phase.get() == switch::TxPhase::Ring
